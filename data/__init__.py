@@ -1,0 +1,1 @@
+"""Labelled corpora in, clean leak-free splits out."""

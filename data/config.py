@@ -1,0 +1,136 @@
+"""The configuration of corpora, cleaning and splits: plain dataclasses, checked on construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from slantwise.errors import ConfigurationError
+from slantwise.rows import Layout
+
+
+class SplitKind(StrEnum):
+    """How articles are divided into train, validation and test."""
+
+    given = "given"  # as the corpus says; a missing validation split is carved out of train
+    stratified = "stratified"  # hold-out, label shares kept, groups and near-duplicates together
+    temporal = "temporal"  # hold-out, the newest articles are test
+    kfold = "kfold"  # cross-validation, label shares kept, groups and near-duplicates together
+    row_holdout = "row_holdout"  # scikit-learn's train_test_split over rows: for published protocols
+    row_kfold = "row_kfold"  # scikit-learn's StratifiedKFold over rows: for published protocols
+
+
+@dataclass
+class FileConfig(Layout):
+    """One file (or glob) of a corpus and how to read it; `path` is relative to the corpus's root."""
+
+    split: str | None = None  # every row of this file belongs to this split
+    subset: str | None = None  # data set: the configuration's name
+    dataset_split: str | None = None  # data set: the split to read
+    revision: str | None = None  # data set: the commit to read
+
+
+@dataclass
+class JoinConfig(Layout):
+    """A second table (or several, by a glob) whose columns are added to each row by the value of `on`."""
+
+    on: str = ""
+
+
+@dataclass
+class ColumnsConfig:
+    """Which column of the files holds which field of the article; null where there is none."""
+
+    id: str | None = "id"  # null: ids are made from the file's name and the row's number
+    text: str = "text"
+    title: str | None = "title"
+    author: str | None = "author"
+    source: str | None = "source"
+    published: str | None = "published"
+    language: str | None = "language"
+    split: str | None = "split"
+    group: str | None = "group"  # articles with one value stay in one split and are resampled together
+
+
+@dataclass
+class LabelsConfig:
+    """Where a task's labels stand and what their values mean."""
+
+    columns: list[str] = field(default_factory=list)  # several columns, or one that holds a list, for multilabel
+    separator: str | None = None  # splits a cell that holds several labels
+    indicators: bool = False  # each of `columns` is one label, 1 where it holds and 0 where it does not
+    map: dict[str, str] = field(default_factory=dict)  # value in the file -> label
+    missing: list[str] = field(default_factory=list)  # values that mean "no label here"
+    drop: list[str] = field(default_factory=list)  # values whose rows are set aside on purpose
+    labels: list[str] = field(default_factory=list)  # the ordered label set; empty: the task's standard one
+    kind: str | None = None  # multiclass or multilabel where it differs from the task's standard
+    # stance only
+    target: str | None = None  # the column (or, in a nested list, the key) that names the target
+    target_name: str | None = None  # one fixed target for all rows
+    nested: str | None = None  # the column that holds a list of {target, label} objects
+    start: str | None = None  # the key or column with the mention's first character
+    end: str | None = None  # the key or column with the character after the mention
+
+
+@dataclass
+class CorpusConfig:
+    """A labelled corpus: its files, their columns and the meaning of their labels."""
+
+    name: str = "corpus"
+    root: str = "."  # relative paths start here
+    path: str | None = None  # a shorthand for one entry of `files`
+    files: list[FileConfig] = field(default_factory=list)
+    joins: list[JoinConfig] = field(default_factory=list)
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    topic: LabelsConfig | None = None
+    framing: LabelsConfig | None = None
+    stance: LabelsConfig | None = None
+    merge_rows: bool = False  # rows with one id are one article with several stances
+    fix_encoding: bool = False  # repair text that was decoded wrongly, such as "â€œ" (ftfy)
+    drop_repeats: bool = False  # keep only the first of articles with the same text (case and punctuation folded)
+    max_bad_rows: int = 0  # more unusable rows than this stop the run; fewer go to quarantine
+    metrics: dict[str, list[str]] = field(default_factory=dict)  # by task: the official metrics, the primary one first
+    licence: str | None = None
+    homepage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            self.files = [FileConfig(path=self.path), *self.files]
+        if not self.files:
+            raise ConfigurationError(f"corpus {self.name}: no files; set corpus.path or corpus.files")
+        if self.max_bad_rows < 0:
+            raise ConfigurationError(f"corpus.max_bad_rows={self.max_bad_rows}; expected 0 or more")
+
+
+@dataclass
+class CleaningConfig:
+    """What is done to an article's text before a classifier sees it."""
+
+    furniture: bool = True  # remove share bars, captions, bylines, advertisements, recurring lines ...
+    min_articles: int = 4  # a line that stands in this many articles of one outlet is furniture
+
+
+@dataclass
+class SplitConfig:
+    """How a corpus is divided."""
+
+    kind: SplitKind = SplitKind.stratified
+    test: float = 0.2  # share of articles; hold-outs only
+    validation: float = 0.15  # share of what is not test
+    folds: int = 5  # cross-validation only
+    group_by: list[str] = field(default_factory=list)  # source, target, group: articles that share one stay together
+    near_duplicates: float = 0.5  # Jaccard similarity from which two texts stay together; 1: only identical ones
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("test", "validation"):
+            share = getattr(self, name)
+            if not 0 < share < 1:
+                raise ConfigurationError(f"split.{name}={share}; expected a share between 0 and 1")
+        if self.folds < 2:
+            raise ConfigurationError(f"split.folds={self.folds}; expected 2 or more")
+        if not 0 < self.near_duplicates <= 1:
+            raise ConfigurationError(f"split.near_duplicates={self.near_duplicates}; expected more than 0, at most 1")
+        unknown = set(self.group_by) - {"source", "target", "group"}
+        if unknown:
+            raise ConfigurationError(f"split.group_by={sorted(unknown)}; expected source, target or group")

@@ -1,0 +1,238 @@
+"""Splits: train, validation and test that share no article, no near-duplicate and no group.
+
+All splitters but the two for published protocols (`row_...`) divide groups, not articles: near-duplicates and articles
+with a common value of `group_by` are one group. They depend on the seed, the ids and the labels, not on the order of
+the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data.config import SplitConfig, SplitKind
+from slantwise.errors import ConfigurationError, CorpusError
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a splitter may look at, aligned: ids, duplicate clusters, sources, targets, groups, dates, given splits and
+    the label counts (n, n_labels) of each article."""
+
+    ids: Sequence[str]
+    clusters: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.float64]
+    sources: Sequence[str | None]
+    targets: Sequence[Sequence[str]]
+    groups: Sequence[str | None]
+    published: Sequence[str | None]
+    given: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """`assignment[i]` is train, validation or test; `straddling` counts the near-duplicate clusters with articles in
+    more than one of them (0 but for given splits and published protocols)."""
+
+    assignment: Sequence[str]
+    straddling: int
+
+    def rows(self, name: str) -> list[int]:
+        return [i for i, split in enumerate(self.assignment) if split == name]
+
+
+def make_splits(items: Items, config: SplitConfig) -> list[Split]:
+    """One split, or one for each fold. Raises ConfigurationError or CorpusError where the division cannot be made."""
+    if not len(items.ids):
+        raise CorpusError("there are no labelled articles to split")
+    makers = {
+        SplitKind.given: _given,
+        SplitKind.stratified: _stratified,
+        SplitKind.temporal: _temporal,
+        SplitKind.kfold: _kfold,
+        SplitKind.row_holdout: _row_holdout,
+        SplitKind.row_kfold: _row_kfold,
+    }
+    splits = [np.array(assignment, dtype=object) for assignment in makers[config.kind](items, config)]
+    for assignment in splits:
+        missing = [name for name in (TRAIN, VALIDATION, TEST) if name not in assignment]
+        if missing:
+            counts = {name: int((assignment == name).sum()) for name in (TRAIN, VALIDATION, TEST)}
+            raise CorpusError(
+                f"split {config.kind} leaves no article for {' and '.join(missing)} ({counts}); "
+                "there are too few articles or groups, or the given split lacks them: choose another split"
+            )
+    return [Split(assignment.tolist(), _straddling(items.clusters, assignment)) for assignment in splits]
+
+
+def without_test(items: Items, config: SplitConfig) -> Split:
+    """All articles divided into train and validation: for the model that is exported after cross-validation."""
+    assignment = np.full(len(items.ids), TRAIN, dtype=object)
+    _carve_validation(items, config, _groups(items, config), assignment)
+    return Split(assignment.tolist(), _straddling(items.clusters, assignment))
+
+
+def _straddling(clusters: npt.NDArray[np.int64], assignment: npt.NDArray[np.object_]) -> int:
+    seen: dict[int, set[str]] = defaultdict(set)
+    for c, split in zip(clusters.tolist(), assignment, strict=True):
+        seen[c].add(split)
+    return sum(len(splits) > 1 for splits in seen.values())
+
+
+def _groups(items: Items, config: SplitConfig) -> npt.NDArray[np.int64]:
+    """Group number of each article: connected through a duplicate cluster or a value of `group_by`."""
+    parent = list(range(len(items.ids)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i in range(len(items.ids)):
+        values = [("cluster", str(items.clusters[i]))]
+        if "source" in config.group_by and items.sources[i]:
+            values.append(("source", str(items.sources[i])))
+        if "group" in config.group_by and items.groups[i]:
+            values.append(("group", str(items.groups[i])))
+        if "target" in config.group_by:
+            values += [("target", target) for target in items.targets[i]]
+        for value in values:
+            parent[find(i)] = find(first.setdefault(value, i))
+    return np.array([find(i) for i in range(len(items.ids))], dtype=np.int64)
+
+
+def _noise(seed: int, text: str) -> int:
+    """A number that depends on nothing but its arguments: the tie-break that makes order irrelevant."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest(), "big")
+
+
+def _divide(
+    items: Items, groups: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], shares: Sequence[float], seed: int
+) -> npt.NDArray[np.int64]:
+    """Part number of each of `rows`: parts of the given shares with like label counts, groups whole.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) over groups instead of examples: the rarest
+    label first, its largest groups first, each to the part that lacks most of it.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        members[int(groups[row])].append(row)
+    keys = sorted(members, key=lambda g: (-len(members[g]), _noise(seed, min(items.ids[i] for i in members[g]))))
+    sizes = np.array([len(members[g]) for g in keys], dtype=float)
+    counts = np.array([items.labels[members[g]].sum(axis=0) for g in keys]).reshape(len(keys), -1)
+    counts = np.column_stack([counts, sizes])  # the last column: how many articles, for those without labels
+    wanted = np.outer(shares, counts.sum(axis=0))
+    part_of = np.full(len(keys), -1)
+    open_ = np.ones(len(keys), dtype=bool)
+    while open_.any():
+        remaining = counts[open_].sum(axis=0)
+        label = int(np.argmin(np.where(remaining > 0, remaining, np.inf)))
+        for g in np.flatnonzero(open_ & (counts[:, label] > 0)):
+            lack = wanted[:, label]
+            best = np.flatnonzero(lack >= lack.max() - 1e-9)
+            part = best[np.argmax(wanted[best, -1])]
+            part_of[g], open_[g] = part, False
+            wanted[part] -= counts[g]
+    part_of_group = dict(zip(keys, part_of.tolist(), strict=True))
+    return np.array([part_of_group[int(groups[row])] for row in rows], dtype=np.int64)
+
+
+def _carve_validation(
+    items: Items, config: SplitConfig, groups: npt.NDArray[np.int64], assignment: npt.NDArray[np.object_]
+) -> None:
+    """Turn the share `config.validation` of train into validation, in place."""
+    rows = np.flatnonzero(assignment == TRAIN)
+    parts = _divide(items, groups, rows, (1 - config.validation, config.validation), config.seed + 1)
+    assignment[rows[parts == 1]] = VALIDATION
+
+
+def _stratified(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    groups = _groups(items, config)
+    rest = 1 - config.test
+    shares = (rest * (1 - config.validation), rest * config.validation, config.test)
+    parts = _divide(items, groups, np.arange(len(items.ids)), shares, config.seed)
+    return [np.array([TRAIN, VALIDATION, TEST], dtype=object)[parts]]
+
+
+def _kfold(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    groups = _groups(items, config)
+    if len(set(groups.tolist())) < config.folds:
+        raise CorpusError(f"split.folds={config.folds} for {len(set(groups.tolist()))} groups; expected fewer folds")
+    folds = _divide(items, groups, np.arange(len(items.ids)), [1 / config.folds] * config.folds, config.seed)
+    return [_fold(items, config, groups, folds == k) for k in range(config.folds)]
+
+
+def _fold(
+    items: Items, config: SplitConfig, groups: npt.NDArray[np.int64], test: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.object_]:
+    assignment = np.where(test, TEST, TRAIN).astype(object)
+    _carve_validation(items, config, groups, assignment)
+    return assignment
+
+
+def _given(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    unassigned = sum(split is None for split in items.given)
+    if unassigned:
+        raise CorpusError(
+            f"split=given, but {unassigned:,} of {len(items.ids):,} articles say no split; "
+            "choose split=stratified or give every row a split"
+        )
+    assignment = np.array(items.given, dtype=object)
+    if VALIDATION not in assignment and TRAIN in assignment:
+        _carve_validation(items, config, _groups(items, config), assignment)
+    return [assignment]
+
+
+def _temporal(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    """Train on the past, choose on the present, test on the future; a group stands where its newest article does."""
+    undated = sum(date is None for date in items.published)
+    if undated:
+        raise CorpusError(f"split=temporal, but {undated:,} of {len(items.ids):,} articles have no date")
+    groups = _groups(items, config)
+    newest: dict[int, str] = {}
+    name: dict[int, str] = {}
+    for group, date, id_ in zip(groups.tolist(), items.published, items.ids, strict=True):
+        newest[group] = max(newest.get(group, ""), str(date))
+        name[group] = min(name.get(group, id_), id_)
+    order = sorted(range(len(items.ids)), key=lambda i: (newest[g := int(groups[i])], _noise(config.seed, name[g])))
+    n = len(order)
+    train_end = round(n * (1 - config.test) * (1 - config.validation))
+    validation_end = round(n * (1 - config.test))
+    assignment = np.full(n, TEST, dtype=object)
+    position: dict[int, int] = {}
+    for rank, i in enumerate(order):
+        start = position.setdefault(int(groups[i]), rank)  # the whole group goes where its first row fell
+        assignment[i] = TRAIN if start < train_end else VALIDATION if start < validation_end else TEST
+    return [assignment]
+
+
+def _codes(items: Items) -> npt.NDArray[np.int64]:
+    """One class for each article, for scikit-learn's stratification: its first label."""
+    if (items.labels.sum(axis=1) < 1).any():
+        raise ConfigurationError("row_holdout and row_kfold stratify by one label; an article has none")
+    return np.asarray(items.labels.argmax(axis=1), dtype=np.int64)
+
+
+def _row_holdout(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    from sklearn.model_selection import train_test_split
+
+    codes = _codes(items)
+    _, test = train_test_split(np.arange(len(codes)), test_size=config.test, stratify=codes, random_state=config.seed)
+    return [_fold(items, config, _groups(items, config), np.isin(np.arange(len(codes)), test))]
+
+
+def _row_kfold(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    from sklearn.model_selection import StratifiedKFold
+
+    codes, groups = _codes(items), _groups(items, config)
+    folds = StratifiedKFold(n_splits=config.folds, shuffle=True, random_state=config.seed).split(codes, codes)
+    return [_fold(items, config, groups, np.isin(np.arange(len(codes)), test)) for _, test in folds]

@@ -1,0 +1,1 @@
+"""Predictions in, a report and a verdict out. It judges predictions, so it never imports training."""

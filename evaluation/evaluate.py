@@ -1,0 +1,156 @@
+"""`slantwise evaluate`: a model and a corpus in, predictions, metrics with intervals and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from data import schemas
+from data.config import CorpusConfig, SplitConfig, SplitKind
+from data.corpus import Corpus, load_corpus, write_quarantine
+from data.prepare import CleanCorpus, clean_corpus, split_corpus
+from evaluation.judge import Context, EvaluationConfig, decision_facts, headline_metrics, judge, predict
+from evaluation.tables import metrics_table
+from slantwise.command import Progress, run, to_object
+from slantwise.errors import ConfigurationError, CorpusError
+from slantwise.locate import locate_model
+from slantwise.model import Head, load
+from slantwise.task import Task
+
+SPLITS = ("train", "validation", "test", "all")
+
+
+@dataclass
+class EvaluateConfig:
+    """`slantwise evaluate`."""
+
+    model: str = MISSING  # a model or run directory, or an MLflow URI
+    corpus: CorpusConfig = MISSING
+    split: str = "test"  # train, validation, test or all
+    task: str | None = None  # which task of a model that holds several; null: the only one that both have
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output: str = MISSING  # a new folder
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ConfigurationError(f"split={self.split}; expected one of {', '.join(SPLITS)}")
+
+
+def main() -> None:
+    schemas.register()
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+    run("evaluate", _job)
+
+
+def _job(config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    chosen = to_object(config, EvaluateConfig)
+    output = Path(chosen.output)
+    if output.exists():
+        raise ConfigurationError(f"output={output} exists; expected a new folder")
+    progress = Progress()
+    with progress.step("load the model"):
+        model = load(locate_model(chosen.model))
+    with progress.step("read the corpus"):
+        corpus = load_corpus(chosen.corpus)
+    progress.say(f"  {corpus.counts()}")
+    head = _choose_head(model.heads, corpus, chosen.task)
+    with progress.step("clean and split") as notes:
+        clean = clean_corpus(corpus, head.task, head.cleaner)
+        rows = split_rows(clean, corpus, head, chosen.split)
+        labelled = clean.examples(rows)
+        notes.append(f"{len(rows):,} articles, {len(labelled):,} examples of split {chosen.split}")
+    with progress.step("judge"):
+        predictions, raw = predict(head, labelled, chosen.split)
+        official = corpus.metrics.get(head.task.name, [])
+        context = Context(
+            title=f"{head.task.name} on {corpus.name}, {chosen.split}",
+            model=f"{chosen.model} ({head.kind} classifier, run {head.provenance.get('run', 'unknown')})",
+            corpus=corpus.name,
+            majority=head.provenance["majority"],
+            configuration=OmegaConf.to_yaml(config, resolve=True),
+            data={"rows": corpus.counts(), "examples": len(labelled), "sha256 of the corpus": corpus.fingerprint},
+            warnings=_warnings(corpus, head, chosen.split),
+        )
+        facts = decision_facts(head.decision, head.task, raw)
+        metrics = judge(predictions, official, facts, context, chosen.evaluation, output)
+    write_quarantine(corpus.quarantine, output / "quarantine.jsonl")
+    (output / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    for warning in context.warnings:
+        progress.warn(warning)
+    progress.console.print(metrics_table(metrics, headline_metrics(head.task, official), chosen.split, len(labelled)))
+    progress.say(f"report: {output / 'report.html'}\npredictions: {output / 'predictions.parquet'}")
+
+
+def _choose_head(heads: Mapping[str, Head], corpus: Corpus, asked: str | None) -> Head:
+    """The head to judge. Raises ConfigurationError or CorpusError where model and corpus do not fit."""
+    if asked is not None and asked not in heads:
+        raise ConfigurationError(f"task={asked}, but the model holds {', '.join(heads)}")
+    shared = [name for name in heads if name in corpus.tasks]
+    if asked is None and len(shared) > 1:
+        raise ConfigurationError(f"model and corpus share the tasks {', '.join(shared)}; choose one with task=…")
+    if not shared:
+        raise CorpusError(
+            f"corpus {corpus.name} has labels for {', '.join(corpus.tasks) or 'no task'}, "
+            f"the model holds {', '.join(heads)}"
+        )
+    head = heads[asked or shared[0]]
+    _check_labels(head.task, corpus.task(head.task.name), corpus.name)
+    return head
+
+
+def _check_labels(model: Task, corpus: Task, name: str) -> None:
+    if (model.kind, model.labels) != (corpus.kind, corpus.labels):
+        only = sorted(set(corpus.labels) ^ set(model.labels))
+        differing = f"they differ in {', '.join(only[:8])}" if only else "the same labels in another order or kind"
+        raise CorpusError(f"corpus {name} and the model have different label sets for task {model.name}: {differing}")
+
+
+def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> list[int]:
+    """The articles of one split: of the split that the model was trained with, where it was trained on this corpus;
+    else of the split that the corpus itself gives.
+
+    Raises CorpusError where there is neither, since a guessed test split could hold training articles.
+    """
+    if split == "all":
+        return list(range(len(clean)))
+    trained = head.provenance.get("split", {})
+    kind = trained.get("kind")
+    if head.provenance.get("corpus_sha256") == corpus.fingerprint and kind != SplitKind.given:
+        if "kfold" in str(kind):
+            raise CorpusError(
+                f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its out-of-fold "
+                "predictions are in its run directory. Use split=all on another corpus"
+            )
+        config = SplitConfig(**{**trained, "kind": SplitKind(kind)})
+        rows = split_corpus(clean, config)[0][0].rows(split)
+    else:
+        given = [row["split"] for row in clean.rows]
+        if None in given:
+            raise CorpusError(
+                f"corpus {corpus.name} is not the one that the model was trained on and gives no split for "
+                f"{given.count(None):,} of {len(given):,} articles; use split=all"
+            )
+        if kind == SplitKind.given and split != "test":
+            # validation may have been carved out of the given train split
+            config = SplitConfig(**{**trained, "kind": SplitKind.given})
+            return split_corpus(clean, config)[0][0].rows(split)
+        rows = [i for i, name in enumerate(given) if name == split]
+    if not rows:
+        raise CorpusError(f"corpus {corpus.name} has no articles in split {split}")
+    return rows
+
+
+def _warnings(corpus: Corpus, head: Head, split: str) -> list[str]:
+    same = head.provenance.get("corpus_sha256") == corpus.fingerprint
+    if same and split in ("train", "all"):
+        return [f"the model was trained on articles of split {split}: these figures are no estimate of its quality"]
+    if same and split == "validation":
+        return ["the decision was fitted on the validation split: these figures are too good"]
+    return []

@@ -1,0 +1,62 @@
+"""The `slantwise` command: a table of sub-commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+# name -> (module, what it does)
+COMMANDS = {
+    "train": ("training.run", "train a classifier on a corpus; a tracked run comes out"),
+    "evaluate": ("evaluation.evaluate", "judge a model on a corpus: metrics with intervals and an HTML report"),
+    "export": ("training.export", "put the heads of one or more runs into one MLflow model"),
+    "score": ("slantwise.scoring", "use a model on a file of articles: one output row for each input row"),
+    "publish": ("training.tracking", "publish a finished run directory to MLflow"),
+}
+
+HELP = f"""slantwise: train, judge and ship classifiers of news articles (topic, framing, stance)
+
+usage: slantwise <command> key=value ...
+
+commands:
+{chr(10).join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())}
+
+examples:
+  slantwise train task=topic corpus=sample
+  slantwise train task=stance corpus=file corpus.path=mine.jsonl
+  slantwise train --multirun task=topic,framing,stance corpus=sample
+  slantwise evaluate model=runs/<run>/model corpus=sample split=test
+  slantwise score model=models/<model> input=articles.jsonl output=scores.jsonl
+
+  slantwise <command> --help       the command's keys and examples
+  slantwise <command> --cfg job    the configuration that would be used
+"""
+
+
+def main() -> None:
+    """Entry point. Puts its own checkout first, so that `data` and the others are this project's."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        raise SystemExit(0)
+    if arguments[0] in ("-V", "--version"):
+        import slantwise
+
+        print(f"slantwise {slantwise.__version__}")
+        raise SystemExit(0)
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    # No telemetry and no download counters unless the user asks for them.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    sys.argv = [f"slantwise {name}", *arguments[1:]]
+    importlib.import_module(COMMANDS[name][0]).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Article and Example: what is read, and what a classifier sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from slantwise.cleaning import Cleaner, CleanPage
+
+
+@dataclass(frozen=True)
+class Article:
+    """One news text with its metadata; `text` is as it was received, page furniture included."""
+
+    id: str
+    text: str
+    title: str | None = None
+    author: str | None = None
+    source: str | None = None
+    published: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a classifier sees: cleaned text, and the target where the task has one.
+
+    `span` is the character range of the target's marked mention where the corpus marks one (`text[start:end]` is the
+    mention); without it the mentions are found by the target's name.
+    """
+
+    text: str
+    target: str | None = None
+    span: tuple[int, int] | None = None
+
+
+def read_article(article: Article, cleaner: Cleaner) -> tuple[Article, CleanPage]:
+    """The article with cleaned text and with the title, author and source that the page itself names.
+
+    What the article already carries wins over what is found on the page.
+    """
+    page = cleaner.clean(article.text, source=article.source, title=article.title)
+    found = replace(
+        article,
+        text=page.body,
+        title=article.title or page.title,
+        author=article.author or page.author,
+        source=article.source or page.source,
+    )
+    return found, page
+
+
+def classifier_text(article: Article) -> str:
+    """Title and body of a cleaned article as one text; the title is not repeated where the body opens with it."""
+    if not article.title or article.text.startswith(article.title):
+        return article.text
+    return f"{article.title}\n\n{article.text}"
+
+
+def examples(articles: Iterable[Article], cleaner: Cleaner) -> list[Example]:
+    """One target-less example for each article, cleaned."""
+    return [Example(classifier_text(read_article(article, cleaner)[0])) for article in articles]

@@ -1,0 +1,323 @@
+"""Cleaning: what a reader would not call the article's text is removed, and kept aside with the reason.
+
+A page is a list of lines. Three kinds of evidence say that a line is page furniture:
+
+* recurrence: the line (or its fixed head, as in "Photo: ...", or its fixed tail, as in "... | The Daily") stands in
+  several articles of one outlet. `Cleaner.fit` learns these lines from a corpus, without looking at labels;
+* position and shape: short lines without a sentence's end before the first or after the last paragraph of prose;
+* wording: share bars, credits, bylines, "read more", newsletters, advertisements.
+
+Precision matters more than recall: a line inside the prose goes only on strong wording or recurrence, and a text is
+never emptied.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NETWORKS = frozenset(
+    "facebook twitter x youtube soundcloud rss instagram linkedin whatsapp telegram reddit pinterest tiktok threads "
+    "mastodon bluesky flipboard email mail e-mail print copy link share tweet pin save listen follow us on this "
+    "article page via comments comment like subscribe sms messenger vk weibo line pocket and or".split()
+)
+# A line that holds only words of NETWORKS counts as a share bar when at least one of these is among them.
+NETWORK_NAMES = frozenset(
+    "facebook twitter youtube soundcloud rss instagram linkedin whatsapp telegram reddit pinterest tiktok mastodon "
+    "bluesky flipboard email mail e-mail print share tweet messenger vk weibo".split()
+)
+CREDIT = re.compile(
+    r"\((?:image|photo|picture|credit|file photo|illustration|source)s?\s*[:/]"
+    r"|^(?:image|photo|photograph|picture|pictured|caption|credit|illustration|file photo|file picture)s?\s*[:|–—-]"
+    r"|\b(?:image|photo|picture)(?:graph)?s? (?:credit|courtesy|by)\b"
+    r"|©|\bcourtesy of\b.*\)$",
+    re.IGNORECASE,
+)
+READ_MORE = re.compile(
+    r"^(?:>+\s*|»\s*|→\s*|\*\s*|• ?)?(?:read (?:more|also|next|on|the full)|see also|also read|more (?:on|from|in) "
+    r"|related(?: stories| articles| content|:)|you (?:may|might) also like|most (?:read|popular)|recommended\b"
+    r"|don['’]t miss|up next|in other news|further reading|trending\b|next:|previous:|tags?:|filed under|topics?:)",
+    re.IGNORECASE,
+)
+ADVERTISEMENT = re.compile(
+    r"^\W*(?:advertisements?|sponsored|promoted|paid (?:content|post|partner\w*)|ad\s*[:|–—-]|partner content|anzeige)\b"
+    r"|\b(?:get your copy|limited offer|special offer|free trial|use (?:the )?(?:promo )?code|shop now|buy now"
+    r"|order now|book now|% off|vpn deal|click here)\b",
+    re.IGNORECASE,
+)
+NEWSLETTER = re.compile(
+    r"^\W*(?:subscribe\b|sign ?up\b|join our\b|get (?:our|the) .{0,40}(?:newsletter|inbox|briefing|app)\b"
+    r"|follow (?:us|our|@|the author)|support our|donate\b|become a (?:member|subscriber|supporter)|share (?:this|on|via)\b"
+    r"|like us\b|download (?:the|our) .{0,20}app\b|enjoyed this|listen to this (?:article|story)|this article (?:was )?(?:first|originally) "
+    r"|reprinted with|all rights reserved|copyright\b|log in\b|create (?:a|an) .{0,12}account|comments? (?:are )?(?:closed|off)"
+    r"|\d+ (?:comments?|shares?)\b|back to top|we use cookies|skip to|jump to|enable javascript)"
+    r"|\bnewsletters?\b.{0,60}\b(?:inbox|sign up|subscribe)\b",
+    re.IGNORECASE,
+)
+BLURB = re.compile(
+    r"^(?:about the author|the (?:author|writer)\b|authors?\s)"
+    r"|\b(?:is|are) (?:an?|the|our)\b[^.]{0,80}\b(?:journalist|reporter|correspondent|columnist|contributor|freelancer"
+    r"|staff writer|researcher|editor)s?\b[^.]{0,80}\b(?:based in|at|for|of|with|and)\b"
+    r"|\b(?:see|read) (?:his|her|their|the author['’]s) archive\b|\bfollow (?:him|her|them) on\b",
+    re.IGNORECASE,
+)
+DESK = re.compile(
+    r"^(?:[A-Z]\.\s?){1,4}$|^(?:the )?(?:[\w&'’-]+ ){0,4}(?:desk|staff|newsroom|team|correspondents?|editors?|reporters?|agency)$",
+    re.IGNORECASE,
+)
+BYLINE = re.compile(r"^(?:by|from|words|text|reporting|reported by|written by|posted by|story)\s*:?\s+\S", re.IGNORECASE)
+DATE_LINE = re.compile(
+    r"^(?:(?:published|updated|posted|last (?:modified|updated)|date)\b.{0,60}"
+    r"|(?:\w{3,9},?\s+)?\d{1,2}(?:st|nd|rd|th)?\s+\w{3,9}\.?,?\s+\d{4}.{0,24}|(?:\w{3,9},\s+)?\w{3,9}\.?\s+\d{1,2},?\s+\d{4}.{0,24}"
+    r"|\d{4}-\d{2}-\d{2}.{0,24}|\d{1,2}[./]\d{1,2}[./]\d{2,4}.{0,24})$",
+    re.IGNORECASE,
+)
+READING_TIME = re.compile(r"^\W*(?:\d+|one|two|three|four|five)[ -]?min(?:ute)?s?\.? (?:read|listen)\b.{0,20}$", re.IGNORECASE)
+BREADCRUMB = re.compile(r"^\S[^.!?]{0,60}(?:\s[>›»/|·•]\s[^.!?>›»|·•]{1,60}){1,}$")
+SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*$")
+NAME = re.compile(r"^(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le|of|and|&)(?:\s+(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le)){1,3}$")
+OUTLET = re.compile(r"^(?:The\s+)?(?:[A-Z0-9][\w.'’&-]*)(?:\s+(?:of|and|the|&|[A-Z0-9][\w.'’&-]*)){0,4}$")
+
+MIN_PROSE_WORDS = 8
+MAX_FURNITURE_WORDS = 60
+
+
+def normalise(text: str) -> str:
+    """NFC, plain spaces and line ends, no control characters. Words, quotes and dashes stay as they are."""
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.replace("\u00a0", " ").replace("\u202f", " ").replace("\u2028", "\n").replace("\u2029", "\n")
+    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
+    return "\n".join(re.sub(r"[ \t\f\v]+", " ", line).strip() for line in text.split("\n"))
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A removed line, its number in the page (from 1) and why it went."""
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CleanPage:
+    """A page taken apart. `body` keeps the paragraphs in order, one blank line between two."""
+
+    body: str
+    title: str | None = None
+    author: str | None = None
+    source: str | None = None
+    removed: tuple[Removed, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    text: str
+
+    @property
+    def words(self) -> int:
+        return len(self.text.split())
+
+    @property
+    def is_prose(self) -> bool:
+        return self.words >= MIN_PROSE_WORDS and bool(SENTENCE_END.search(self.text)) or self.words >= 25
+
+
+def _fold(text: str) -> str:
+    return re.sub(r"\d+", "0", re.sub(r"\s+", " ", text.lower())).strip(" .:|-–—")
+
+
+def _recurrence_keys(line: _Line) -> list[str]:
+    """The line itself, its head before a colon and its tail after a bar or dash, folded."""
+    keys = [_fold(line.text)]
+    if not line.is_prose or line.words <= 14:
+        head = re.match(r"^([^:.!?]{2,40}?)\s*:\s", line.text)
+        if head and len(head[1].split()) <= 4:
+            keys.append(_fold(head[1]) + " :")
+        tail = re.search(r"\s[|/–—]\s*([^|/–—.!?]{2,40})$", line.text)
+        if tail and not SENTENCE_END.search(line.text):
+            keys.append("| " + _fold(tail[1]))
+    return keys
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """Removes page furniture. `recurring` maps an outlet ("" for none) to the folded lines that recur in it."""
+
+    furniture: bool = True
+    recurring: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, pages: Iterable[tuple[str | None, str]], furniture: bool = True, min_articles: int = 4) -> Cleaner:
+        """Learn the recurring lines of each outlet from (source, text) pairs; labels play no part.
+
+        A line recurs when it stands in at least `min_articles` different pages of one outlet and in at least 3 % of
+        them; pages without a source count as one outlet.
+        """
+        if not furniture:
+            return cls(furniture=False)
+        seen: dict[str, Counter[str]] = defaultdict(Counter)
+        pages_of: Counter[str] = Counter()
+        known: set[int] = set()
+        for source, text in pages:
+            if hash((source, text)) in known:  # a page stored twice (once a target, say) is one page
+                continue
+            known.add(hash((source, text)))
+            outlet = source or ""
+            pages_of[outlet] += 1
+            lines = _lines(text)
+            if len(lines) > 1:
+                seen[outlet].update({key for line in lines for key in _recurrence_keys(line)})
+        recurring = {
+            outlet: frozenset(k for k, n in counts.items() if n >= max(min_articles, 0.03 * pages_of[outlet]) and k)
+            for outlet, counts in seen.items()
+        }
+        return cls(furniture=True, recurring={outlet: keys for outlet, keys in sorted(recurring.items()) if keys})
+
+    def clean(self, text: str, source: str | None = None, title: str | None = None) -> CleanPage:
+        """Take one page apart.
+
+        A page of a single line is body. A known `title` is recognised on the page and not doubled.
+        """
+        lines = _lines(text)
+        if not self.furniture or len(lines) < 2:
+            return CleanPage(body="\n\n".join(line.text for line in lines))
+        recurring = self.recurring.get(source or "", frozenset())
+        reasons = {line.number: _wording(line) or _recurs(line, recurring) for line in lines}
+        _read_blurb(lines, reasons)
+        prose = [i for i, line in enumerate(lines) if line.is_prose and not reasons[line.number]]
+        if not prose:  # nothing to tell the body by: keep what no wording speaks against
+            kept = [line for line in lines if not reasons[line.number]] or lines
+            return _page(kept, lines, reasons)
+        head, tail = lines[: prose[0]], lines[prose[-1] + 1 :]
+        scraped = any(reasons.values())
+        found_title, author, outlet = _read_head(head, reasons, title)
+        if title and scraped:  # a page with furniture whose headline is known: what else stands above is furniture too
+            _mark_bare(head, reasons, "above the article")
+        _read_tail(tail, reasons)
+        kept = [line for line in lines if not reasons[line.number]]
+        page = _page(kept, lines, reasons)
+        return CleanPage(page.body, found_title, author, outlet, page.removed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"furniture": self.furniture, "recurring": {k: sorted(v) for k, v in sorted(self.recurring.items())}}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Cleaner:
+        return cls(state["furniture"], {k: frozenset(v) for k, v in state["recurring"].items()})
+
+
+def _lines(text: str) -> list[_Line]:
+    return [_Line(i, line) for i, line in enumerate(normalise(text).split("\n"), start=1) if line]
+
+
+def _page(kept: list[_Line], lines: list[_Line], reasons: Mapping[int, str | None]) -> CleanPage:
+    numbers = {line.number for line in kept}
+    removed = tuple(Removed(x.number, x.text, reasons[x.number] or "") for x in lines if x.number not in numbers)
+    return CleanPage(body="\n\n".join(line.text for line in kept), removed=removed)
+
+
+def _recurs(line: _Line, recurring: frozenset[str]) -> str | None:
+    if line.words <= MAX_FURNITURE_WORDS and not recurring.isdisjoint(_recurrence_keys(line)):
+        return "recurs across the outlet's articles"
+    return None
+
+
+def _wording(line: _Line) -> str | None:
+    """The reason why the wording alone makes the line furniture wherever it stands, or None."""
+    words = [w.strip(".,:;|/•·()[]").lower() for w in line.text.split()]
+    words = [w for w in words if w]
+    if words and len(words) <= 20 and NETWORK_NAMES.intersection(words) and NETWORKS.issuperset(words):
+        return "share bar"
+    if line.words > MAX_FURNITURE_WORDS:
+        return None
+    if READ_MORE.search(line.text) and not (line.is_prose and line.words > 20):
+        return "link to other articles"
+    if line.words <= 30 and CREDIT.search(line.text):
+        return "caption or picture credit"
+    if ADVERTISEMENT.search(line.text) and line.words <= 30:
+        return "advertisement"
+    if NEWSLETTER.search(line.text) and line.words <= 40:
+        return "newsletter, membership or site notice"
+    return None
+
+
+def _read_head(
+    head: list[_Line], reasons: dict[int, str | None], title: str | None
+) -> tuple[str | None, str | None, str | None]:
+    """Title, author and outlet from the lines before the prose; their lines are marked as removed."""
+    found_title, author, outlet = None, None, None
+    for line in head:
+        if author is None and (name := _author(line)):
+            author = name
+            reasons[line.number] = "byline"
+        if reasons[line.number]:
+            continue
+        if _is_title(line, title if title else found_title, known=bool(title)):
+            found_title = found_title or line.text
+            reasons[line.number] = "title"
+        elif DATE_LINE.match(line.text) or READING_TIME.match(line.text):
+            reasons[line.number] = "date or reading time"
+        elif BREADCRUMB.match(line.text):
+            reasons[line.number] = "breadcrumb"
+        elif author is None and NAME.match(line.text):
+            author = line.text
+            reasons[line.number] = "byline"
+        elif outlet is None and line.words <= 5 and OUTLET.match(line.text) and not SENTENCE_END.search(line.text):
+            outlet = line.text
+            reasons[line.number] = "name of the outlet"
+    return title or found_title, author, outlet
+
+
+def _author(line: _Line) -> str | None:
+    """Whom a byline names ("By M.K., 3 March 2022"), or a bare desk or initials."""
+    if DESK.match(line.text):
+        return line.text
+    byline = BYLINE.match(line.text)
+    if byline is None or line.words > 14 or SENTENCE_END.search(line.text.rstrip(".")):
+        return None
+    rest = line.text[byline.end() - 1 :]
+    return re.split(r"\s*[|·•/–—]\s*|,\s+(?=\d|\w{3,9} \d)", rest)[0].strip() or None
+
+
+def _is_title(line: _Line, title: str | None, known: bool) -> bool:
+    """Whether the line is the known title (an outlet's name may follow it) or may be one."""
+    if title:
+        folded, wanted = _fold(line.text), _fold(title)
+        extra = folded[len(wanted) :] if folded.startswith(wanted) else None
+        return extra == "" or (known and extra is not None and len(extra.split()) <= 6 and extra.lstrip()[0] in "-–—|·•:/")
+    bare = not SENTENCE_END.search(line.text.rstrip("?!")) and not line.text.endswith(":")
+    return line.words >= 4 and bare and not DATE_LINE.match(line.text) and not BREADCRUMB.match(line.text)
+
+
+def _mark_bare(lines: list[_Line], reasons: dict[int, str | None], reason: str) -> None:
+    """Mark lines of at most 20 words that end no sentence."""
+    for line in lines:
+        if not reasons[line.number] and line.words <= 20 and not SENTENCE_END.search(line.text) and line.text[-1] != ":":
+            reasons[line.number] = reason
+
+
+def _read_blurb(lines: list[_Line], reasons: dict[int, str | None]) -> None:
+    """Mark the sentences about the author that close a page: at most two paragraphs, never the only prose."""
+    prose = [line for line in lines if line.is_prose and not reasons[line.number]]
+    for line in prose[:0:-1][:2]:
+        if line.words > MAX_FURNITURE_WORDS or line.text[0] in "\"“‘'" or not BLURB.search(line.text):
+            return
+        reasons[line.number] = "about the author"
+
+
+def _read_tail(tail: list[_Line], reasons: dict[int, str | None]) -> None:
+    """Mark what follows the last paragraph of prose: blurbs, and bare lines once furniture has begun."""
+    counts = Counter(_fold(line.text) for line in tail)
+    for line in tail:
+        if reasons[line.number] is None and counts[_fold(line.text)] > 1:
+            reasons[line.number] = "repeated line"
+        elif reasons[line.number] is None and line.words <= 8 and _author(line):
+            reasons[line.number] = "byline"
+    if any(reasons[line.number] for line in tail):
+        _mark_bare(tail, reasons, "below the article")

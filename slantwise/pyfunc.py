@@ -1,0 +1,67 @@
+"""The MLflow face of a model: a pyfunc whose predict takes a table of articles and gives score rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from slantwise.article import Article
+from slantwise.errors import ModelError, ScoringError
+from slantwise.model import MANIFEST, _read_json, code_checksum, load
+
+COLUMNS = ("id", "text", "title", "source", "targets")
+
+
+class ScoringModel(PythonModel):  # type: ignore[misc]
+    """Columns in: text, and optionally id, title, source and targets (a list of names). One row out for each row."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        directory = Path(context.artifacts["model"])
+        carried = _read_json(directory / MANIFEST).get("code_sha256")
+        if carried != code_checksum():
+            raise ModelError(
+                f"{directory}: this model carries another release of slantwise than the one already imported here "
+                f"({Path(__file__).parent}); load it in a process of its own, or with slantwise.model.load"
+            )
+        self.model = load(directory)
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[dict[str, Any]]:
+        columns = {name: list(model_input[name]) for name in COLUMNS if name in model_input}
+        n = len(model_input)
+        if "text" not in columns:
+            raise ScoringError(f"column 'text' is missing; the input has {', '.join(map(str, model_input)) or 'none'}")
+        articles = [
+            Article(
+                id=_string(columns, "id", i) or str(i),
+                text=_text(columns["text"][i], i),
+                title=_string(columns, "title", i),
+                source=_string(columns, "source", i),
+            )
+            for i in range(n)
+        ]
+        targets = [_targets(columns["targets"][i], i) if "targets" in columns else [] for i in range(n)]
+        return self.model.predict(articles, targets)
+
+
+def _string(columns: Mapping[str, Sequence[Any]], name: str, row: int) -> str | None:
+    value = columns[name][row] if name in columns else None
+    return value if isinstance(value, str) and value else None
+
+
+def _text(value: Any, row: int) -> str:
+    if not isinstance(value, str) or not value.strip():
+        # the value itself stays out of the message: servers log it
+        raise ScoringError(f"row {row}: text is {'empty' if isinstance(value, str) else type(value).__name__}")
+    return value
+
+
+def _targets(value: Any, row: int) -> list[str]:
+    if value is None or isinstance(value, float):  # NaN is how a table says "none"
+        return []
+    targets = list(value) if not isinstance(value, str) else None
+    if targets is None or not all(isinstance(t, str) and t.strip() for t in targets):
+        raise ScoringError(f"row {row}: targets is no list of names")
+    return targets

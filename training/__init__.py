@@ -1,0 +1,1 @@
+"""Splits in, a fitted and tracked model out."""

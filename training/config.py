@@ -1,0 +1,66 @@
+"""The configuration of a training run, checked as a whole before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from data import schemas
+from data.config import CleaningConfig, CorpusConfig, SplitConfig
+from evaluation.judge import EvaluationConfig
+from slantwise.errors import ConfigurationError
+from slantwise.task import TASK_NAMES
+from training.decisions import DecisionConfig
+from training.linear import LinearConfig
+
+
+@dataclass
+class TaskConfig:
+    """Which of the three questions is asked; labels and kind come from the corpus."""
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.name not in TASK_NAMES:
+            raise ConfigurationError(f"task.name={self.name}; expected one of {', '.join(TASK_NAMES)}")
+
+
+@dataclass
+class TrackingConfig:
+    """Where finished runs are published."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlruns/mlflow.db"
+    artifacts: str | None = "mlruns/artifacts"  # where a new experiment of a database store keeps its files
+    experiment: str = "slantwise"
+
+
+@dataclass
+class TrainConfig:
+    """`slantwise train`."""
+
+    task: TaskConfig = MISSING
+    corpus: CorpusConfig = MISSING
+    cleaning: CleaningConfig = MISSING
+    split: SplitConfig = MISSING
+    classifier: Any = MISSING  # the dataclass of the chosen classifier
+    decision: DecisionConfig = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = MISSING
+    name: str = MISSING  # the run's name in MLflow
+    run_dir: str = MISSING  # a new folder that will hold everything about the run
+    shuffle_train_labels: bool = False  # a test of the whole chain: with it, test scores must fall to chance
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    schemas.register()
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(group="task", name="task_schema", node=TaskConfig)
+    store.store(group="classifier", name="linear_schema", node=LinearConfig)
+    store.store(group="decision", name="decision_schema", node=DecisionConfig)
+    store.store(group="tracking", name="tracking_schema", node=TrackingConfig)

@@ -1,0 +1,215 @@
+"""Fitting the linear classifier: features once, then a path of regularisation strengths judged on validation."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
+
+from data.examples import LabelledExamples
+from slantwise.errors import ConfigurationError, CorpusError
+from slantwise.features import Design, FeatureSettings, FeatureSpace, Floats
+from slantwise.linear import Head, LinearClassifier, first_stage_input
+from slantwise.task import Task
+
+LOSSES = ("logistic", "svm")
+CLASS_WEIGHTS = ("balanced", "none")
+
+
+@dataclass
+class LinearConfig:
+    """See configs/classifier/linear.yaml for what each option does."""
+
+    _target_: str = "training.linear.fit"
+    loss: str = "logistic"
+    C: list[float] = field(default_factory=lambda: [0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+    class_weight: str = "balanced"
+    word_ngrams: list[int] = field(default_factory=lambda: [1, 2])
+    char_ngrams: list[int] = field(default_factory=lambda: [2, 5])
+    min_df: int = 1
+    max_features: int = 200_000
+    sublinear: bool = True
+    mask: bool = True
+    window: int = 7
+    sentence: bool = True
+    target: bool = True
+    relation: bool = True
+    per_target: int = 50
+    first_label: str | None = None
+    refit: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.loss not in LOSSES:
+            problems.append(f"loss={self.loss!r}; expected one of {', '.join(LOSSES)}")
+        if self.class_weight not in CLASS_WEIGHTS:
+            problems.append(f"class_weight={self.class_weight!r}; expected one of {', '.join(CLASS_WEIGHTS)}")
+        if not self.C or min(self.C) <= 0:
+            problems.append(f"C={self.C}; expected one or more numbers above 0")
+        for name in ("word_ngrams", "char_ngrams"):
+            value = getattr(self, name)
+            if len(value) != 2 or not (1 <= value[0] <= value[1] or list(value) == [0, 0]):
+                problems.append(f"{name}={value}; expected [shortest, longest], or [0, 0] to leave them out")
+        if list(self.word_ngrams) == list(self.char_ngrams) == [0, 0]:
+            problems.append("word_ngrams and char_ngrams are both [0, 0]; a classifier needs one of them")
+        for name, least in (("min_df", 1), ("max_features", 1), ("window", 0), ("per_target", 0)):
+            if getattr(self, name) < least:
+                problems.append(f"{name}={getattr(self, name)}; expected {least} or more")
+        if problems:
+            raise ConfigurationError("classifier: " + "; ".join(problems))
+
+    def features(self) -> FeatureSettings:
+        words, chars = self.word_ngrams, self.char_ngrams
+        return FeatureSettings(
+            (words[0], words[1]), (chars[0], chars[1]), self.min_df, self.max_features, self.sublinear, self.mask,
+            self.window, self.sentence, self.target, self.relation, self.per_target,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The classifier, and what the decision is fitted on: validation probabilities from before any refit.
+
+    `chosen` holds what validation chose and the scores it chose by.
+    """
+
+    classifier: LinearClassifier
+    validation_probabilities: Floats
+    chosen: dict[str, Any]
+
+
+def fit(task: Task, train: LabelledExamples, validation: LabelledExamples, config: LinearConfig) -> Fitted:
+    """Fit on train, choose C on validation; with `refit`, fit again on both with the chosen C.
+
+    C is chosen by macro-F1 of the most probable label (multiclass), or by micro-F1 at the best common threshold
+    (multilabel). Deterministic in `config.seed`.
+    """
+    if not len(train) or not len(validation):
+        raise CorpusError(f"the linear classifier needs both: {len(train)} train and {len(validation)} validation rows")
+    first_label = _first_label(task, config)
+    # The solvers' many small products lose more by handing work to threads than they gain.
+    with threadpool_limits(1):
+        space = FeatureSpace(config.features(), task.has_target)
+        design, judged = space.fit_transform(train.examples), space.transform(validation.examples)
+        trainer = _Trainer(task, design, train.gold, config, first_label)
+        scores: dict[float, float] = {}
+        best: tuple[float, LinearClassifier, Floats] | None = None
+        for c in sorted(config.C):
+            classifier = trainer.classifier(space, c)
+            probabilities = classifier.from_design(judged)
+            scores[c] = score(task, validation.gold, probabilities)
+            if best is None or scores[c] > scores[best[0]]:
+                best = (c, classifier, probabilities)
+        assert best is not None
+        c, classifier, probabilities = best
+        chosen = {"C": c, "validation_scores": {str(key): value for key, value in scores.items()}}
+        if config.refit:
+            both = train + validation
+            space = FeatureSpace(config.features(), task.has_target)
+            design = space.fit_transform(both.examples)
+            classifier = _Trainer(task, design, both.gold, config, first_label).classifier(space, c)
+    return Fitted(classifier, probabilities, chosen)
+
+
+def _first_label(task: Task, config: LinearConfig) -> int | None:
+    if config.first_label is None:
+        return None
+    if task.kind != "multiclass" or config.first_label not in task.labels or len(task.labels) < 3:
+        raise ConfigurationError(
+            f"classifier.first_label={config.first_label!r}; expected a label of a multiclass task with three labels or "
+            f"more, here: {task.kind}, {', '.join(task.labels)}"
+        )
+    return task.labels.index(config.first_label)
+
+
+def score(task: Task, gold: npt.NDArray[Any], probabilities: Floats) -> float:
+    """What C is chosen by; see `fit`."""
+    if task.kind == "multiclass":
+        return float(f1_score(gold, probabilities.argmax(axis=1), average="macro", zero_division=0.0))
+    thresholds = np.unique(np.quantile(probabilities, np.linspace(0.5, 1, 51)))
+    return max(float(f1_score(gold, probabilities >= t, average="micro", zero_division=0.0)) for t in thresholds)
+
+
+class _Trainer:
+    """Solvers over one design; along a path of C each starts where it stopped."""
+
+    def __init__(
+        self, task: Task, design: Design, gold: npt.NDArray[Any], config: LinearConfig, first_label: int | None
+    ) -> None:
+        self.task, self.config, self.first_label = task, config, first_label
+        self.first: Head | None = None
+        rows = np.arange(len(design))
+        if first_label is not None:
+            is_first = (gold == first_label).astype(np.int64)
+            # Not balanced: the share of the first label is known, and its probability multiplies the others.
+            self.first = _Solver(first_stage_input(design), is_first, LogisticRegression(max_iter=1000)).head(1.0)
+            rows = np.flatnonzero(is_first == 0)
+        matrix = design.take(rows)
+        if task.kind == "multiclass":
+            self.solvers = [_Solver(matrix, gold[rows], self._model())]
+        else:
+            self.solvers = [_Solver(matrix, gold[:, i].astype(np.int64), self._model()) for i in range(gold.shape[1])]
+
+    def _model(self) -> Any:
+        weight = "balanced" if self.config.class_weight == "balanced" else None
+        if self.config.loss == "svm":
+            return LinearSVC(class_weight=weight, random_state=self.config.seed, max_iter=5000)
+        return LogisticRegression(
+            solver="newton-cg", class_weight=weight, warm_start=True, tol=1e-3, max_iter=200,
+            random_state=self.config.seed,
+        )  # fmt: skip
+
+    def classifier(self, space: FeatureSpace, c: float) -> LinearClassifier:
+        heads = [solver.head(c) for solver in self.solvers]
+        if self.task.kind == "multiclass":
+            head = heads[0]
+        else:
+            # Of each label's pair of scores, the first is zero.
+            coefficients = np.column_stack([one.coefficients[:, -1] for one in heads])
+            intercept = np.array([one.intercept[-1] for one in heads], dtype=np.float32)
+            head = Head(tuple(range(len(heads))), coefficients, intercept)
+        return LinearClassifier(self.task, space, head, self.first, self.first_label)
+
+
+class _Solver:
+    """One scikit-learn model as a Head: one column of coefficients for each class that occurs in `gold`."""
+
+    def __init__(self, matrix: sparse.csr_array | Floats, gold: npt.NDArray[np.int64], model: Any) -> None:
+        self.matrix, self.gold, self.model = matrix, gold, model
+        self.classes = np.unique(gold)
+
+    def head(self, c: float) -> Head:
+        labels = tuple(int(label) for label in self.classes)
+        width = self.matrix.shape[1]
+        if len(labels) == 1:
+            return self._constant(labels[0], width)
+        self.model.set_params(C=c)
+        with warnings.catch_warnings():
+            # A path of C holds values too large to be solved exactly; validation judges what comes of them.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model.fit(self.matrix, self.gold)
+        coefficients, intercept = self.model.coef_.T, self.model.intercept_
+        if isinstance(self.model, LinearSVC):
+            # The squared hinge estimates 2 p - 1 (Zhang 2004); sigmoid(2 m) has the same slope at m = 0 as (1 + m) / 2.
+            coefficients, intercept = 2 * coefficients, 2 * intercept
+        if len(labels) == 2:
+            coefficients = np.hstack([np.zeros_like(coefficients), coefficients])
+            intercept = np.append(np.zeros_like(intercept), intercept)
+        return Head(labels, coefficients.astype(np.float32), intercept.astype(np.float32))
+
+    def _constant(self, label: int, width: int) -> Head:
+        """All examples have one class. Its log-odds against another, which was never seen, add half an example each."""
+        odds = float(np.log(2 * len(self.gold) + 1))
+        intercept = np.array([0.0, odds if label else -odds], dtype=np.float32)
+        return Head((label,), np.zeros((width, 2), np.float32), intercept)
