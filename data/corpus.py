@@ -88,7 +88,7 @@ class Corpus:
 
 def write_quarantine(quarantine: tuple[BadRow, ...], path: Path) -> None:
     """One JSON object a line: file, line, field, value, reason, expected_drop."""
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for bad in quarantine:
             file.write(json.dumps(vars(bad), ensure_ascii=False, default=str) + "\n")
 
@@ -107,8 +107,11 @@ def load_corpus(config: CorpusConfig) -> Corpus:
     return builder.build()
 
 
-def _read_joins(config: CorpusConfig, root: Path) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    joins = []
+Join = tuple[str, dict[str, dict[str, Any]], dict[str, None]]  # on, value -> columns, columns of a row without match
+
+
+def _read_joins(config: CorpusConfig, root: Path) -> list[Join]:
+    joins: list[Join] = []
     for join in config.joins:
         rows: dict[str, dict[str, Any]] = {}
         bad = []
@@ -117,11 +120,12 @@ def _read_joins(config: CorpusConfig, root: Path) -> list[tuple[str, dict[str, d
                 bad.append(row)
             elif join.on not in row.values:
                 raise CorpusError(f"{row.file} has no column {join.on!r} to join on; it has {_names(row.values)}")
-            else:
-                rows.setdefault(str(row.values[join.on]), row.values)
+            elif rows.setdefault(key := str(row.values[join.on]), row.values) != row.values:
+                bad.append(BadRow(row.file, row.line, join.on, key, "stands twice with different columns"))
         if bad:
             raise BadRowsError(_listing(join.path, bad, "a joined table must be whole"))
-        joins.append((join.on, rows))
+        columns = {name: None for values in rows.values() for name in values if name != join.on}
+        joins.append((join.on, rows, columns))
     return joins
 
 
@@ -145,7 +149,7 @@ class _Builder:
 
     config: CorpusConfig
     readers: Mapping[str, LabelReader]
-    joins: list[tuple[str, dict[str, dict[str, Any]]]]
+    joins: list[Join]
     articles: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_line: dict[str, str] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
@@ -156,16 +160,18 @@ class _Builder:
     def add_file(self, file: FileConfig, root: Path) -> None:
         rows_before = self.rows
         columns: set[str] = set()
+        checked = ""
         for row in read_corpus_rows(file, root):
             self.rows += 1
             if isinstance(row, BadRow):
                 self.bad.append(row)
                 continue
             values = self._joined(row)
-            if not columns and not row.file.endswith((".jsonl", ".ndjson")):
+            if row.file != checked and not row.file.endswith((".jsonl", ".ndjson")):
                 self._check_columns(row.file, values)
+                checked = row.file
             columns.update(values)
-            self._add(row, values, file)
+            self._add(row, values, file, root)
         if self.rows == rows_before:
             raise CorpusError(f"{root / file.path} holds no rows; expected at least one below the header")
         if columns:
@@ -174,17 +180,18 @@ class _Builder:
 
     def _joined(self, row: Row) -> dict[str, Any]:
         values = dict(row.values)
-        for on, table in self.joins:
+        for on, table, columns in self.joins:
             if on not in values:
                 raise CorpusError(f"{row.file} has no column {on!r} to join on; it has {_names(values)}")
-            values.update(table.get(str(values[on]), {}))
+            match = table.get(str(values[on]))
+            values = {**columns, **values} if match is None else {**values, **match}
         return values
 
     def _check_columns(self, file: str, values: Mapping[str, Any]) -> None:
         """A column that the configuration asks for must be there; the standard optional ones need not."""
         asked, standard = self.config.columns, ColumnsConfig()
         needed = {"text": asked.text, "id": asked.id}
-        needed |= {n: getattr(asked, n) for n in OPTIONAL if getattr(asked, n) != getattr(standard, n)}
+        needed |= {n: getattr(asked, n) for n in (*OPTIONAL, "split") if getattr(asked, n) != getattr(standard, n)}
         if any(getattr(self.config, name) is not None for name in self.readers):
             for name, reader in self.readers.items():
                 c = reader.config
@@ -200,10 +207,10 @@ class _Builder:
                     hint = "; set corpus.columns.id=null to number the rows"
                 raise CorpusError(f"{file} has no column {column!r} ({role}); it has {_names(values)}{hint}")
 
-    def _add(self, row: Row, values: Mapping[str, Any], file: FileConfig) -> None:
+    def _add(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> None:
         where = f"{row.file}: line {row.line}"
         try:
-            article = self._article(row, values, file)
+            article = self._article(row, values, file, root)
         except LabelError as error:
             self.bad.append(BadRow(row.file, row.line, error.field, error.value, str(error), error.expected_drop))
             return
@@ -221,7 +228,7 @@ class _Builder:
             known["stance"] = (known["stance"] or []) + (article["stance"] or [])
             self.merged += 1
 
-    def _article(self, row: Row, values: Mapping[str, Any], file: FileConfig) -> dict[str, Any]:
+    def _article(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> dict[str, Any]:
         columns = self.config.columns
         text = values.get(columns.text)
         if not isinstance(text, str):
@@ -230,8 +237,8 @@ class _Builder:
         if not text.strip():
             raise LabelError(columns.text, text, "the text is empty")
         if columns.id is None:
-            stem = Path(row.file).name if not file.split else f"{file.split}/{Path(row.file).name}"
-            id_ = f"{stem}:{row.line}"
+            place = _place(row.file, file.path, root)
+            id_ = f"{file.split}/{place}:{row.line}" if file.split else f"{place}:{row.line}"
         else:
             id_ = "" if values.get(columns.id) is None else str(values[columns.id]).strip()
             if not id_:
@@ -249,7 +256,7 @@ class _Builder:
             return text
         import ftfy
 
-        return ftfy.fix_text(text, uncurl_quotes=False)
+        return str(ftfy.fix_text(text, uncurl_quotes=False))
 
     def _split(self, values: Mapping[str, Any], file: FileConfig) -> str | None:
         value = file.split or (values.get(self.config.columns.split) if self.config.columns.split else None)
@@ -289,14 +296,24 @@ class _Builder:
                 tasks[task_name] = reader.task
             elif getattr(self.config, task_name) is not None:
                 column = reader.config.nested or ", ".join(reader.config.columns)
-                raise CorpusError(f"corpus {name}: the {task_name} column {column!r} is empty in all {len(rows):,} rows")
+                raise CorpusError(
+                    f"corpus {name}: the {task_name} column {column!r} is empty in all {len(rows):,} rows"
+                )
         unknown = set(self.config.metrics) - set(self.readers)
         if unknown:
             raise ConfigurationError(f"corpus.metrics names {sorted(unknown)}; expected {', '.join(self.readers)}")
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        return Corpus(
-            name, table, tasks, dict(self.config.metrics), _fingerprint(rows, tasks), self.rows, tuple(self.bad), self.merged
-        )  # fmt: skip
+        metrics, fingerprint = dict(self.config.metrics), _fingerprint(rows, tasks)
+        return Corpus(name, table, tasks, metrics, fingerprint, self.rows, tuple(self.bad), self.merged)
+
+
+def _place(file: str, pattern: str, root: Path) -> str:
+    """The file as ids name it: relative to the corpus's root, or to the folder that an absolute pattern names."""
+    path, named = Path(file), root / Path(pattern).expanduser()
+    for base in (root, named, *named.parents):
+        if path != base and path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return file
 
 
 def fold_text(text: str) -> str:
@@ -306,11 +323,15 @@ def fold_text(text: str) -> str:
 
 def _fingerprint(rows: list[dict[str, Any]], tasks: Mapping[str, Task]) -> str:
     """sha256 over the articles and the label sets; the order of the rows does not matter."""
-    digests = sorted(
-        hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
-        for row in rows
-    )
+
+    def digest(row: dict[str, Any]) -> bytes:
+        # rows that were merged into one article left its stances in their order
+        stances = sorted(json.dumps(s, sort_keys=True) for s in row["stance"]) if row["stance"] else None
+        text = json.dumps({**row, "stance": stances}, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+    digests = sorted(map(digest, rows))
     total = hashlib.sha256(json.dumps([t.to_dict() for t in tasks.values()], sort_keys=True).encode())
-    for digest in digests:
-        total.update(digest)
+    for each in digests:
+        total.update(each)
     return total.hexdigest()

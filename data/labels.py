@@ -69,14 +69,24 @@ class LabelReader:
     config: LabelsConfig
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.config.map.values()) - set(self.task.labels))
+        given = set(self.config.map.values())
+        if self.config.indicators:
+            given |= {self.config.map.get(column, column) for column in self.config.columns}
+        unknown = sorted(given - set(self.task.labels))
         if unknown:
-            raise ConfigurationError(f"corpus.{self.task.name}.map gives {unknown}; expected {_listing(self.task.labels)}")
+            key = "columns and map give" if self.config.indicators else "map gives"
+            raise ConfigurationError(f"corpus.{self.task.name}: {key} {unknown}; expected {_listing(self.task.labels)}")
 
     def labels_of(self, row: Mapping[str, Any]) -> list[str] | None:
         """Topic or framing labels of a row; None where it is not labelled for the task. Raises LabelError."""
-        if self.config.indicators:
-            return self._indicators(row)
+        labels = self._indicators(row) if self.config.indicators else self._listed(row)
+        if labels is None or (self.task.kind == "multiclass" and not labels):
+            return None
+        if self.task.kind == "multiclass" and len(labels) > 1:
+            raise LabelError(self.config.columns[0], labels, "several labels where the task takes one")
+        return labels
+
+    def _listed(self, row: Mapping[str, Any]) -> list[str] | None:
         labels: list[str] = []
         labelled = False
         for column in self.config.columns:
@@ -88,11 +98,7 @@ class LabelReader:
                 label = self._label(column, item)
                 if label is not None and label not in labels:
                     labels.append(label)
-        if not labelled or (self.task.kind == "multiclass" and not labels):
-            return None
-        if self.task.kind == "multiclass" and len(labels) > 1:
-            raise LabelError(self.config.columns[0], labels, "several labels where the task takes one")
-        return labels
+        return labels if labelled else None
 
     def stances_of(self, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """The stances of a row as {target, stance, start, end}; None where it has none. Raises LabelError."""
@@ -114,10 +120,12 @@ class LabelReader:
         target = self.config.target_name or (row.get(self.config.target) if self.config.target else None)
         if not isinstance(target, str) or not target.strip():
             raise LabelError(self.config.target or "target", target, "the target is missing")
-        start, end = (row.get(key) if key else None for key in (self.config.start, self.config.end))
+        start, end = (_position(key, row.get(key)) if key else None for key in (self.config.start, self.config.end))
         return {"target": " ".join(target.split()), "stance": label, "start": start, "end": end}
 
     def _indicators(self, row: Mapping[str, Any]) -> list[str] | None:
+        if all(row.get(column) in (None, "") for column in self.config.columns):
+            return None
         labels = []
         for column in self.config.columns:
             key = value_key(row.get(column)).lower()
@@ -139,8 +147,19 @@ class LabelReader:
             raise LabelError(field, value, "set aside by the configuration (drop)", expected_drop=True)
         label = {value_key(k): v for k, v in self.config.map.items()}.get(key, key)
         if label not in self.task.labels:
-            raise LabelError(field, value, f"unknown label; expected {_listing(self.task.labels)}{_hint(label, self.task.labels)}")
+            raise LabelError(
+                field, value, f"unknown label; expected {_listing(self.task.labels)}{_hint(label, self.task.labels)}"
+            )
         return label
+
+
+def _position(field: str, value: Any) -> int | None:
+    """A character position; CSV holds it as text, a table with gaps as a float."""
+    if value is None or value == "":
+        return None
+    if not value_key(value).isdecimal():
+        raise LabelError(field, value, "a character position was expected")
+    return int(value_key(value))
 
 
 def _listing(labels: Sequence[str], limit: int = 8) -> str:

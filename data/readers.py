@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from data.config import FileConfig
 from slantwise.errors import CorpusError
@@ -35,7 +36,19 @@ def _dataset_rows(config: FileConfig, root: Path) -> Iterator[Row | BadRow]:
             raise CorpusError(f"data set {config.path!r} has no split {config.dataset_split!r}; it has {list(parts)}")
         parts = {config.dataset_split: parts[config.dataset_split]}
     for split, part in parts.items():
-        names = {name: f.names for name, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
+        names = {name: names for name, feature in part.features.items() if (names := _class_names(feature))}
         for number, values in enumerate(part, start=1):
-            named = {k: names[k][v] if k in names and isinstance(v, int) and v >= 0 else v for k, v in values.items()}
+            named = {k: _named(v, names[k]) if k in names else v for k, v in values.items()}
             yield Row(f"{config.path}[{split}]", number, {"split": split or None, **named})
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of a ClassLabel or of a list of them."""
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """Codes -> names; a negative code (the hub's "hidden label") stays what it is."""
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    return names[value] if isinstance(value, int) and value >= 0 else value

@@ -8,6 +8,7 @@ the rows.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,13 +63,7 @@ def make_splits(items: Items, config: SplitConfig) -> list[Split]:
     }
     splits = [np.array(assignment, dtype=object) for assignment in makers[config.kind](items, config)]
     for assignment in splits:
-        missing = [name for name in (TRAIN, VALIDATION, TEST) if name not in assignment]
-        if missing:
-            counts = {name: int((assignment == name).sum()) for name in (TRAIN, VALIDATION, TEST)}
-            raise CorpusError(
-                f"split {config.kind} leaves no article for {' and '.join(missing)} ({counts}); "
-                "there are too few articles or groups, or the given split lacks them: choose another split"
-            )
+        _check_none_empty(assignment, config, (TRAIN, VALIDATION, TEST))
     return [Split(assignment.tolist(), _straddling(items.clusters, assignment)) for assignment in splits]
 
 
@@ -76,7 +71,18 @@ def without_test(items: Items, config: SplitConfig) -> Split:
     """All articles divided into train and validation: for the model that is exported after cross-validation."""
     assignment = np.full(len(items.ids), TRAIN, dtype=object)
     _carve_validation(items, config, _groups(items, config), assignment)
+    _check_none_empty(assignment, config, (TRAIN, VALIDATION))
     return Split(assignment.tolist(), _straddling(items.clusters, assignment))
+
+
+def _check_none_empty(assignment: npt.NDArray[np.object_], config: SplitConfig, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in assignment]
+    if missing:
+        counts = {name: int((assignment == name).sum()) for name in names}
+        raise CorpusError(
+            f"split {config.kind} leaves no article for {' and '.join(missing)} ({counts}); "
+            "there are too few articles or groups, or the given split lacks them: choose another split"
+        )
 
 
 def _straddling(clusters: npt.NDArray[np.int64], assignment: npt.NDArray[np.object_]) -> int:
@@ -197,6 +203,12 @@ def _temporal(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]
     undated = sum(date is None for date in items.published)
     if undated:
         raise CorpusError(f"split=temporal, but {undated:,} of {len(items.ids):,} articles have no date")
+    unsortable = [date for date in items.published if not re.match(r"\d{4}-\d{2}-\d{2}", str(date))]
+    if unsortable:
+        raise CorpusError(
+            f"split=temporal, but {len(unsortable):,} of {len(items.ids):,} dates are not ISO 8601 (YYYY-MM-DD), "
+            f"such as {unsortable[0]!r}"
+        )
     groups = _groups(items, config)
     newest: dict[int, str] = {}
     name: dict[int, str] = {}
@@ -226,7 +238,12 @@ def _row_holdout(items: Items, config: SplitConfig) -> list[npt.NDArray[np.objec
     from sklearn.model_selection import train_test_split
 
     codes = _codes(items)
-    _, test = train_test_split(np.arange(len(codes)), test_size=config.test, stratify=codes, random_state=config.seed)
+    try:
+        _, test = train_test_split(
+            np.arange(len(codes)), test_size=config.test, stratify=codes, random_state=config.seed
+        )
+    except ValueError as error:
+        raise CorpusError(f"split row_holdout cannot be made: {error}") from error
     return [_fold(items, config, _groups(items, config), np.isin(np.arange(len(codes)), test))]
 
 
@@ -234,5 +251,9 @@ def _row_kfold(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_
     from sklearn.model_selection import StratifiedKFold
 
     codes, groups = _codes(items), _groups(items, config)
-    folds = StratifiedKFold(n_splits=config.folds, shuffle=True, random_state=config.seed).split(codes, codes)
+    splitter = StratifiedKFold(n_splits=config.folds, shuffle=True, random_state=config.seed)
+    try:
+        folds = list(splitter.split(codes, codes))
+    except ValueError as error:
+        raise CorpusError(f"split row_kfold cannot be made: {error}") from error
     return [_fold(items, config, groups, np.isin(np.arange(len(codes)), test)) for _, test in folds]

@@ -73,7 +73,7 @@ def _job(config: Any) -> None:
             title=f"{head.task.name} on {corpus.name}, {chosen.split}",
             model=f"{chosen.model} ({head.kind} classifier, run {head.provenance.get('run', 'unknown')})",
             corpus=corpus.name,
-            majority=head.provenance["majority"],
+            shares=head.provenance["label_shares"],
             configuration=OmegaConf.to_yaml(config, resolve=True),
             data={"rows": corpus.counts(), "examples": len(labelled), "sha256 of the corpus": corpus.fingerprint},
             warnings=_warnings(corpus, head, chosen.split),

@@ -36,7 +36,7 @@ class Context:
     title: str
     model: str
     corpus: str
-    majority: Sequence[str]  # the most frequent label(s) in train: the baseline's constant answer
+    shares: Mapping[str, float]  # how often each label occurs in train: what the baseline knows
     configuration: str
     data: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -44,7 +44,17 @@ class Context:
 
 def headline_metrics(task: Task, official: Sequence[str]) -> list[str]:
     """The metrics to put on top: the corpus's official ones first, then the usual ones of the task's kind."""
-    usual = [primary(task), "macro_f1", "micro_f1", "accuracy", "mcc", "example_f1", "subset_accuracy", "log_loss", "ece"]
+    usual = [
+        primary(task),
+        "macro_f1",
+        "micro_f1",
+        "accuracy",
+        "mcc",
+        "example_f1",
+        "subset_accuracy",
+        "log_loss",
+        "ece",
+    ]
     known = set(available(task))
     names = [*official, *(name for name in usual if name in known)]
     if task.kind == "multiclass" and "micro_f1" not in official:
@@ -72,22 +82,24 @@ def predict(head: Head, labelled: LabelledExamples, split: str) -> tuple[Predict
     return predictions, replace(predictions, probabilities=raw)
 
 
-def constant(predictions: Predictions, labels: Sequence[str]) -> Predictions:
-    """The same examples, always answered with `labels`."""
-    indices = [predictions.task.labels.index(label) for label in labels]
-    probabilities = np.zeros_like(predictions.probabilities)
-    probabilities[:, indices] = 1
+def constant(predictions: Predictions, shares: Mapping[str, float]) -> Predictions:
+    """The same examples, always answered with the most frequent label and with the labels' shares in train."""
+    labels = predictions.task.labels
+    row = np.array([shares.get(label, 0.0) for label in labels], dtype=np.float32)
+    probabilities = np.tile(row, (len(predictions), 1))
+    most = int(row.argmax())
     if predictions.task.kind == "multilabel":
-        predicted = probabilities.astype(bool)
+        predicted = np.zeros_like(predictions.predicted)
+        predicted[:, most] = True
         return replace(predictions, probabilities=probabilities, predicted=predicted)
-    return replace(predictions, probabilities=probabilities, predicted=np.full_like(predictions.gold, indices[0]))
+    return replace(predictions, probabilities=probabilities, predicted=np.full_like(predictions.gold, most))
 
 
-def majority(labelled: LabelledExamples) -> list[str]:
-    """The most frequent label of the examples."""
-    gold = labelled.gold
-    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=len(labelled.task.labels))
-    return [labelled.task.labels[int(np.argmax(counts))]]
+def label_shares(labelled: LabelledExamples) -> dict[str, float]:
+    """The share of the examples that carry each label."""
+    gold, labels = labelled.gold, labelled.task.labels
+    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=len(labels))
+    return dict(zip(labels, (counts / len(labelled)).tolist(), strict=True))
 
 
 def decision_facts(decision: Decision, task: Task, uncalibrated: Predictions) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def judge(
     names = list(dict.fromkeys([*official, *select(predictions.task)]))
     metrics = evaluate(predictions, names, config.resamples, config.seed, config.confidence)
     headline = headline_metrics(predictions.task, official)
-    baseline = evaluate(constant(predictions, context.majority), headline, config.resamples, config.seed)
+    baseline = evaluate(constant(predictions, context.shares), headline, config.resamples, config.seed)
     directory.mkdir(parents=True, exist_ok=True)
     predictions.write(directory / "predictions.parquet")
     write_metrics(metrics, directory / "metrics.json")

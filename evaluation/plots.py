@@ -106,7 +106,8 @@ def _bin_counts(axes: Axes, bins: Sequence[Mapping[str, Any]], x_label: str) -> 
             axes.annotate(
                 _short_count(b["n"]), at, (0, 2), textcoords="offset points", ha="center", fontsize=7, color=MUTED
             )
-    axes.set(xlim=(0, 1), xlabel=x_label, ylabel="n (log)" if logarithmic else "n")
+    axes.set(xlim=(0, 1), xlabel=x_label)
+    axes.set_ylabel("n\n(log)" if logarithmic else "n", rotation=0, ha="right", va="center")
     axes.set_ylim((0.5, most * 8) if logarithmic else (0, most * 1.35))
     axes.yaxis.set_major_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -169,10 +170,10 @@ def label_errors(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{abs(x):,.0f}"))
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        axes.set_title(f"Labels given and missed (n = {n:,} examples)")
+        figure.suptitle(f"Labels given and missed (n = {n:,} examples)", x=0.01, ha="left", fontsize=9.5)
         figure.legend(loc="outside lower right", ncols=3, handlelength=1.2, columnspacing=1.4)
 
-    return _render("label-errors", (5.4, 0.95 + 0.23 * len(labels)), draw)
+    return _render("label-errors", (4.8, 0.95 + 0.23 * len(labels)), draw)
 
 
 def confusion(counts: npt.NDArray[np.int64], gold: Sequence[str], predicted: Sequence[str]) -> str:

@@ -41,7 +41,11 @@ class Predictions:
         n, shape = len(self.ids), (len(self.ids), len(self.task.labels))
         gold_shape = shape if self.task.kind == "multilabel" else (n,)
         assert self.probabilities.shape == shape, (self.probabilities.shape, shape)
-        assert self.gold.shape == self.predicted.shape == gold_shape, (self.gold.shape, self.predicted.shape, gold_shape)
+        assert self.gold.shape == self.predicted.shape == gold_shape, (
+            self.gold.shape,
+            self.predicted.shape,
+            gold_shape,
+        )
         assert np.isfinite(self.probabilities).all(), "a probability is not a number"
         assert len(self.texts) == len(self.groups) == len(self.targets) == len(self.sources) == n
 

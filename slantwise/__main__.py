@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("evaluation.evaluate", "judge a model on a corpus: metrics with intervals and an HTML report"),
     "export": ("training.export", "put the heads of one or more runs into one MLflow model"),
     "score": ("slantwise.scoring", "use a model on a file of articles: one output row for each input row"),
+    "demo": ("training.demo", "the whole path on the bundled corpus, in about a minute"),
     "publish": ("training.tracking", "publish a finished run directory to MLflow"),
 }
 
@@ -35,6 +36,14 @@ examples:
 """
 
 
+def set_quiet_defaults() -> None:
+    """No telemetry, no download counters and no bars for files of a few kilobytes, unless the user asks for them."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+
+
 def main() -> None:
     """Entry point. Puts its own checkout first, so that `data` and the others are this project's."""
     arguments = sys.argv[1:]
@@ -51,9 +60,7 @@ def main() -> None:
         print(f"error: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    # No telemetry and no download counters unless the user asks for them.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    set_quiet_defaults()
     sys.argv = [f"slantwise {name}", *arguments[1:]]
     importlib.import_module(COMMANDS[name][0]).main()
 

@@ -58,6 +58,20 @@ NEWSLETTER = re.compile(
     r"|\bnewsletters?\b.{0,60}\b(?:inbox|sign up|subscribe)\b",
     re.IGNORECASE,
 )
+# Furniture even as a whole sentence; the other wordings speak against fragments only ("Promoted to general in 1991, she
+# led the army." is no advertisement).
+NOTICE = re.compile(
+    r"^\W*(?:read (?:more|also|next|on|the full)\b|see also\b|subscribe (?:to (?:our|the)|now|today|here|for)\b"
+    r"|sign ?up (?:for|to|here|now|today)\b|follow (?:us|our|@|the author)|support our (?:work|journalism|reporting)\b"
+    r"|become a (?:member|subscriber|supporter)\b|share this (?:article|story|page|post|on|via)\b|like us on\b"
+    r"|join our (?:mailing|newsletter|community|channel|telegram|whatsapp)|donate (?:now|today|here|to (?:us|our))\b"
+    r"|download (?:the|our) .{0,20}app\b|enjoyed this\b|listen to this (?:article|story)\b|get (?:our|your copy)\b"
+    r"|this article (?:was )?(?:first|originally) |reprinted with\b|copyright (?:©|\(c\)|\d)|log in to\b"
+    r"|create an? .{0,12}account\b|you (?:may|might) also like\b|we use cookies\b|enable javascript\b)"
+    r"|\ball rights reserved\b|\bclick here\b|\bpromo code\b|\bfree trial\b"
+    r"|\bnewsletters?\b.{0,60}\b(?:inbox|sign up|subscribe)\b",
+    re.IGNORECASE,
+)
 BLURB = re.compile(
     r"^(?:about the author|the (?:author|writer)\b|authors?\s)"
     r"|\b(?:is|are) (?:an?|the|our)\b[^.]{0,80}\b(?:journalist|reporter|correspondent|columnist|contributor|freelancer"
@@ -69,18 +83,27 @@ DESK = re.compile(
     r"^(?:[A-Z]\.\s?){1,4}$|^(?:the )?(?:[\w&'’-]+ ){0,4}(?:desk|staff|newsroom|team|correspondents?|editors?|reporters?|agency)$",
     re.IGNORECASE,
 )
-BYLINE = re.compile(r"^(?:by|from|words|text|reporting|reported by|written by|posted by|story)\s*:?\s+\S", re.IGNORECASE)
+BYLINE = re.compile(
+    r"^(?:by|from|words|text|reporting|reported by|written by|posted by|story)\s*:?\s+\S", re.IGNORECASE
+)
 DATE_LINE = re.compile(
     r"^(?:(?:published|updated|posted|last (?:modified|updated)|date)\b.{0,60}"
     r"|(?:\w{3,9},?\s+)?\d{1,2}(?:st|nd|rd|th)?\s+\w{3,9}\.?,?\s+\d{4}.{0,24}|(?:\w{3,9},\s+)?\w{3,9}\.?\s+\d{1,2},?\s+\d{4}.{0,24}"
     r"|\d{4}-\d{2}-\d{2}.{0,24}|\d{1,2}[./]\d{1,2}[./]\d{2,4}.{0,24})$",
     re.IGNORECASE,
 )
-READING_TIME = re.compile(r"^\W*(?:\d+|one|two|three|four|five)[ -]?min(?:ute)?s?\.? (?:read|listen)\b.{0,20}$", re.IGNORECASE)
+READING_TIME = re.compile(
+    r"^\W*(?:\d+|one|two|three|four|five)[ -]?min(?:ute)?s?\.? (?:read|listen)\b.{0,20}$", re.IGNORECASE
+)
 BREADCRUMB = re.compile(r"^\S[^.!?]{0,60}(?:\s[>›»/|·•]\s[^.!?>›»|·•]{1,60}){1,}$")
 SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*$")
-NAME = re.compile(r"^(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le|of|and|&)(?:\s+(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le)){1,3}$")
+NAME = re.compile(
+    r"^(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le|of|and|&)(?:\s+(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le)){1,3}$"
+)
 OUTLET = re.compile(r"^(?:The\s+)?(?:[A-Z0-9][\w.'’&-]*)(?:\s+(?:of|and|the|&|[A-Z0-9][\w.'’&-]*)){0,4}$")
+
+# Line ends of all kinds and spaces that do not break a line.
+SPACES = str.maketrans({**dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"), **dict.fromkeys("\u00a0\u202f", " ")})
 
 MIN_PROSE_WORDS = 8
 MAX_FURNITURE_WORDS = 60
@@ -88,10 +111,12 @@ MAX_FURNITURE_WORDS = 60
 
 def normalise(text: str) -> str:
     """NFC, plain spaces and line ends, no control characters. Words, quotes and dashes stay as they are."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = text.replace("\u00a0", " ").replace("\u202f", " ").replace("\u2028", "\n").replace("\u2029", "\n")
+    text = text.replace("\r\n", "\n").translate(SPACES)
     text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
-    return "\n".join(re.sub(r"[ \t\f\v]+", " ", line).strip() for line in text.split("\n"))
+    text = unicodedata.normalize(
+        "NFC", text
+    )  # last: a removed character may have stood between a letter and its accent
+    return "\n".join(re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n"))
 
 
 @dataclass(frozen=True)
@@ -236,10 +261,12 @@ def _wording(line: _Line) -> str | None:
         return "share bar"
     if line.words > MAX_FURNITURE_WORDS:
         return None
-    if READ_MORE.search(line.text) and not (line.is_prose and line.words > 20):
-        return "link to other articles"
     if line.words <= 30 and CREDIT.search(line.text):
         return "caption or picture credit"
+    if line.is_prose and not NOTICE.search(line.text):
+        return None
+    if READ_MORE.search(line.text) and not (line.is_prose and line.words > 20):
+        return "link to other articles"
     if ADVERTISEMENT.search(line.text) and line.words <= 30:
         return "advertisement"
     if NEWSLETTER.search(line.text) and line.words <= 40:
@@ -290,7 +317,9 @@ def _is_title(line: _Line, title: str | None, known: bool) -> bool:
     if title:
         folded, wanted = _fold(line.text), _fold(title)
         extra = folded[len(wanted) :] if folded.startswith(wanted) else None
-        return extra == "" or (known and extra is not None and len(extra.split()) <= 6 and extra.lstrip()[0] in "-–—|·•:/")
+        return extra == "" or (
+            known and extra is not None and len(extra.split()) <= 6 and extra.lstrip()[0] in "-–—|·•:/"
+        )
     bare = not SENTENCE_END.search(line.text.rstrip("?!")) and not line.text.endswith(":")
     return line.words >= 4 and bare and not DATE_LINE.match(line.text) and not BREADCRUMB.match(line.text)
 
@@ -298,7 +327,12 @@ def _is_title(line: _Line, title: str | None, known: bool) -> bool:
 def _mark_bare(lines: list[_Line], reasons: dict[int, str | None], reason: str) -> None:
     """Mark lines of at most 20 words that end no sentence."""
     for line in lines:
-        if not reasons[line.number] and line.words <= 20 and not SENTENCE_END.search(line.text) and line.text[-1] != ":":
+        if (
+            not reasons[line.number]
+            and line.words <= 20
+            and not SENTENCE_END.search(line.text)
+            and line.text[-1] != ":"
+        ):
             reasons[line.number] = reason
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from slantwise.errors import ModelError
 from slantwise.task import Task
@@ -40,7 +41,8 @@ class Decision:
         p = np.clip(probabilities.astype(np.float64), TINY, 1 - TINY)
         if task.kind == "multilabel":
             logits = np.log(p) - np.log1p(-p)
-            return (1 / (1 + np.exp(-(np.array(self.slopes) * logits + self.intercepts)))).astype(np.float32)
+            calibrated: FloatArray = expit(np.array(self.slopes) * logits + self.intercepts).astype(np.float32)
+            return calibrated
         scores = np.array(self.slopes) * np.log(p) + self.intercepts
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -60,11 +62,18 @@ class Decision:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any], task: Task) -> Decision:
-        """Raises ModelError where a list does not fit the task's labels."""
+        """Raises ModelError where a list does not fit the task's labels or a value is no finite number."""
         values: dict[str, Any] = {}
         for name in ("slopes", "intercepts", "thresholds"):
             value = state.get(name)
             if value is not None and len(value) != len(task.labels):
                 raise ModelError(f"decision of task {task.name}: {len(value)} {name} for {len(task.labels)} labels")
-            values[name] = None if value is None else tuple(float(v) for v in value)
-        return cls(**values, abstain_below=state.get("abstain_below"))
+            values[name] = None if value is None else tuple(_number(v, name, task) for v in value)
+        abstain = state.get("abstain_below")
+        return cls(**values, abstain_below=None if abstain is None else _number(abstain, "abstain_below", task))
+
+
+def _number(value: Any, name: str, task: Task) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise ModelError(f"decision of task {task.name}: {name} holds {value!r}; expected a number")
+    return float(value)

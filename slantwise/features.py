@@ -439,9 +439,7 @@ def _top_two(values: Floats, offsets: Rows) -> tuple[Rows, Floats, Floats]:
     return first - offsets[:-1], values[first], second
 
 
-def _cues(
-    pieces: _Sentences, text: Rows, targets: list[list[str]], target: Rows, best: Rows
-) -> list[npt.NDArray[Any]]:
+def _cues(pieces: _Sentences, text: Rows, targets: list[list[str]], target: Rows, best: Rows) -> list[npt.NDArray[Any]]:
     """Logarithmic counts of refuting and hedging words in text, opening, best sentence and target, and the lengths."""
     parts = ((pieces.texts, text), (pieces.openings, text), (pieces.sentences, best), (targets, target))
     columns = []
@@ -457,7 +455,9 @@ def _mention_columns(batch: TargetedBatch) -> list[npt.NDArray[Any]]:
     """Kind, number, first place, and cue words near the mentions."""
     rows = batch.mention_rows
     texts = [batch.texts[i] for i in batch.mention_text]
-    first = [m.ranges[0][0] / max(len(t.text), 1) if m.ranges else 1.0 for m, t in zip(batch.mentions, texts, strict=True)]
+    first = [
+        m.ranges[0][0] / max(len(t.text), 1) if m.ranges else 1.0 for m, t in zip(batch.mentions, texts, strict=True)
+    ]
     near = [
         [word for window in mention_windows(t, m, 10) for word in window]
         for m, t in zip(batch.mentions, texts, strict=True)
@@ -539,6 +539,7 @@ class FeatureSpace:
         self.relation: Relation | None = None
         self.hats: Hats | None = None
         self.own_targets: list[str] = []
+        self.own_columns: dict[str, Rows] = {}
 
     def _parts(self, name: str) -> Callable[[str], Tokens] | None:
         shortest, longest = self.settings.char_ngrams
@@ -615,7 +616,11 @@ class FeatureSpace:
         if batch is not None and self.own_targets:
             index = {target: i for i, target in enumerate(self.own_targets)}
             own = np.array([index.get(target, -1) for target in batch.targets], dtype=np.int64)[batch.target_rows]
-            laid += [own_copies(*parts[name], own, len(index)) for name in ("word", "char") if name in parts]
+            for name in ("word", "char"):
+                if name in parts:
+                    copies, rows, columns = own_copies(*parts[name], own, self.own_columns.get(name))
+                    self.own_columns.setdefault(name, columns)
+                    laid.append((copies, rows))
         return Design(laid, basis)
 
     def state(self) -> tuple[dict[str, Any], dict[str, list[str]], Arrays]:
@@ -625,6 +630,7 @@ class FeatureSpace:
         }  # fmt: skip
         vocabularies = {name: block.terms for name, block in self.blocks.items()}
         arrays: Arrays = {f"idf.{name}": block.idf for name, block in self.blocks.items()}
+        arrays |= {f"own.{name}": columns for name, columns in self.own_columns.items()}
         if self.relation is not None and self.hats is not None:
             settings["unseen"] = {name: table.default for name, table in self.relation.tables.items()}
             vocabularies |= {f"relation.{name}": table.terms for name, table in self.relation.tables.items()}
@@ -651,29 +657,37 @@ class FeatureSpace:
             space.relation = Relation(tables)
             space.hats = Hats(np.split(arrays["knots"], np.cumsum(arrays["knot_counts"])[:-1]))
         space.own_targets = list(settings["own_targets"])
+        space.own_columns = {name: arrays[f"own.{name}"] for name in ("word", "char") if f"own.{name}" in arrays}
         return space
 
     @property
     def n_features(self) -> int:
-        text = sum(len(self.blocks[name].terms) for name in ("word", "char") if name in self.blocks)
         basis = sum(map(len, self.hats.knots)) if self.hats is not None else 0
-        return sum(len(block.terms) for block in self.blocks.values()) + basis + text * len(self.own_targets)
+        return sum(len(block.terms) for block in self.blocks.values()) + basis + sum(map(len, self.own_columns.values()))
 
 
 def own_copies(
-    matrix: sparse.csr_array, rows: Rows, own: Rows, n_targets: int
-) -> tuple[sparse.csr_array, Rows]:
-    """The document of each example in the columns of its own target; `own` is that target's number, -1 for none."""
+    matrix: sparse.csr_array, rows: Rows, own: Rows, columns: Rows | None, least: int = 2
+) -> tuple[sparse.csr_array, Rows, Rows]:
+    """The document of each example in columns of its own target, the examples' rows, and the columns that there are.
+
+    `own` is the number of each example's target, -1 for none. Column c of target t is t * n_columns + c; the copy holds
+    those of `columns`, sorted, or those that `least` documents fill where it is None.
+    """
     pairs, held = distinct(zip(rows.tolist(), own.tolist(), strict=True))
     document = np.array([pair[0] for pair in pairs], dtype=np.int64)
     target = np.array([pair[1] for pair in pairs], dtype=np.int64)
-    width = matrix.shape[1]
     taken = matrix[document]
-    lengths = np.diff(taken.indptr)
-    known = np.repeat(target >= 0, lengths)
-    columns = taken.indices[known] + width * np.repeat(target, lengths)[known]
-    pointers = np.concatenate([[0], np.cumsum(np.where(target >= 0, lengths, 0))])
-    return sparse.csr_array((taken.data[known], columns, pointers), shape=(len(pairs), width * n_targets)), held
+    owner = np.repeat(np.arange(len(pairs)), np.diff(taken.indptr))
+    wanted = taken.indices.astype(np.int64) + matrix.shape[1] * target[owner]
+    if columns is None:
+        columns, filled = np.unique(wanted[target[owner] >= 0], return_counts=True)
+        columns = columns[filled >= least]
+    place = np.searchsorted(columns, wanted)
+    known = place < len(columns)
+    known[known] = (columns[place[known]] == wanted[known]) & (target[owner[known]] >= 0)
+    entries = (taken.data[known], (owner[known], place[known]))
+    return sparse.csr_array(entries, shape=(len(pairs), len(columns))), held, columns
 
 
 def _check_lengths(name: str, terms: Sequence[str], idf: npt.NDArray[Any]) -> None:

@@ -28,7 +28,7 @@ import slantwise
 from slantwise.article import Article, Example, classifier_text, read_article
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
-from slantwise.errors import ModelError
+from slantwise.errors import ConfigurationError, ModelError
 from slantwise.task import Task
 
 FORMAT = 1
@@ -60,7 +60,10 @@ class Head:
     def kind(self) -> str:
         """The classifier's kind, a key of CLASSIFIERS."""
         cls = type(self.classifier)
-        return next(kind for kind, where in CLASSIFIERS.items() if where == (cls.__module__, cls.__name__))
+        for kind, where in CLASSIFIERS.items():
+            if where == (cls.__module__, cls.__name__):
+                return kind
+        raise ModelError(f"{cls.__module__}.{cls.__name__} cannot be saved; expected one of {', '.join(CLASSIFIERS)}")
 
     def predict(self, examples: Sequence[Example]) -> npt.NDArray[np.float32]:
         """Calibrated probabilities, float32 (n_examples, n_labels)."""
@@ -75,7 +78,9 @@ class Model:
     def tasks(self) -> list[Task]:
         return [head.task for head in self.heads.values()]
 
-    def predict(self, articles: Sequence[Article], targets: Sequence[Sequence[str]] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self, articles: Sequence[Article], targets: Sequence[Sequence[str]] | None = None
+    ) -> list[dict[str, Any]]:
         """One score row for each article: id and, for each task of the model, its struct.
 
         A stance row holds one entry for each of the article's targets, in their order; without targets it is empty.
@@ -106,6 +111,13 @@ class Model:
         draft = directory.with_name(directory.name + ".partial")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
+        try:
+            self._write(draft)
+            draft.rename(directory)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _write(self, draft: Path) -> None:
         heads = {}
         for name, head in self.heads.items():
             cleaner = f"cleaner-{_cleaner_key(head.cleaner)}.json"
@@ -121,12 +133,13 @@ class Model:
             }
         (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()))
         (draft / "README.md").write_text(model_card(self), encoding="utf-8")
-        files = {path.relative_to(draft).as_posix(): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+        files = {
+            path.relative_to(draft).as_posix(): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
+        }
         _write_json(
             draft / MANIFEST,
             {"format": FORMAT, "slantwise": slantwise.__version__, "code_sha256": code_checksum(), "heads": heads, "files": files},
         )  # fmt: skip
-        draft.rename(directory)
 
 
 def requirements() -> list[str]:
@@ -164,8 +177,8 @@ def load(path: str | Path) -> Model:
     _verify(directory, manifest)
     try:
         heads = {name: _load_head(directory, name, state) for name, state in manifest["heads"].items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{directory}: damaged ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
+        raise ModelError(f"{directory / MANIFEST}: damaged ({type(error).__name__}: {error})") from error
     return Model(heads)
 
 
@@ -180,7 +193,10 @@ def _load_head(directory: Path, name: str, state: Mapping[str, Any]) -> Head:
 
 
 def _verify(directory: Path, manifest: Mapping[str, Any]) -> None:
-    for name, expected in manifest.get("files", {}).items():
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise ModelError(f"{directory / MANIFEST}: damaged (it lists no files)")
+    for name, expected in files.items():
         path = directory / name
         if not path.is_file():
             raise ModelError(f"{path} is missing")
@@ -208,9 +224,18 @@ def _structs(head: Head, examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 def model_card(model: Model) -> str:
     """Markdown for people: the tasks, their labels, what they were trained on and how well they did on test."""
-    lines = ["# slantwise model", "", f"Made by slantwise {slantwise.__version__}. Load it with `slantwise.model.load(directory)`."]
+    lines = [
+        "# slantwise model",
+        "",
+        f"Made by slantwise {slantwise.__version__}. Load it with `slantwise.model.load(directory)`.",
+    ]
     for name, head in model.heads.items():
-        lines += ["", f"## {name}", "", f"{head.task.kind}, {len(head.task.labels)} labels: {', '.join(head.task.labels)}."]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{head.task.kind}, {len(head.task.labels)} labels: {', '.join(head.task.labels)}.",
+        ]
         lines += [f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.provenance.items()]
     return "\n".join(lines) + "\n"
 

@@ -28,7 +28,9 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
             )
         self.model = load(directory)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> list[dict[str, Any]]:
+    # no annotations: MLflow takes them for a schema of its own, and the signature is the one that counts
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Score rows (list of dict), one for each row of the table `model_input`."""
         columns = {name: list(model_input[name]) for name in COLUMNS if name in model_input}
         n = len(model_input)
         if "text" not in columns:

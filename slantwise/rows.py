@@ -5,6 +5,7 @@ Nothing is dropped: every row of a file comes out as a `Row` or as a `BadRow`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import json
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slantwise.errors import CorpusError
+from slantwise.errors import ConfigurationError, CorpusError
 
 csv.field_size_limit(2**31 - 1)
 
@@ -80,19 +81,35 @@ class BadRow:
 def read_rows(layout: Layout, root: Path) -> Iterator[Row | BadRow]:
     """All rows of the file, folder or glob that `layout` names, in order.
 
-    Raises CorpusError where there is no such file, where it is empty, or where its format is unknown.
+    Raises CorpusError where there is no such file, where it is empty or cannot be read, or where its format is
+    unknown; ConfigurationError where the layout cannot work.
     """
+    _check(layout)
     for path in find_paths(layout.path, root):
         kind = layout.format if layout.format is not Format.auto else guess_format(path)
-        if kind is Format.folder:
-            yield from _folder_rows(path, layout)
-            continue
-        if path.is_dir():
+        if kind is not Format.folder and path.is_dir():
             raise CorpusError(f"{path} is a folder; expected a file, or set format: folder")
-        if path.stat().st_size == 0:
+        if kind is not Format.folder and path.stat().st_size == 0:
             raise CorpusError(f"{path} is empty; expected at least one row")
-        reader = {Format.jsonl: _jsonl_rows, Format.csv: _csv_rows, Format.parquet: _parquet_rows}[kind]
-        yield from reader(path, layout)
+        try:
+            yield from READERS[kind](path, layout)
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
+        except UnicodeError as error:  # an encoding whose invalid bytes cannot be told row by row, such as UTF-16
+            raise CorpusError(f"{path} is not valid {layout.encoding}: {error}") from error
+
+
+def _check(layout: Layout) -> None:
+    if layout.format is Format.dataset:
+        raise ConfigurationError(f"{layout.path}: format: dataset cannot be read here; expected a file or a folder")
+    separator = layout.separator
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise ConfigurationError(f'separator={separator!r}; expected one character ("\\t" in double quotes is a tab)')
+    for encoding in filter(None, (layout.encoding, layout.fallback_encoding)):
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise ConfigurationError(f"encoding {encoding!r} is unknown") from error
 
 
 def find_paths(pattern: str, root: Path) -> list[Path]:
@@ -100,7 +117,8 @@ def find_paths(pattern: str, root: Path) -> list[Path]:
     path = root / Path(pattern).expanduser()
     if path.exists():
         return [path]
-    found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
+    pattern_below_root = Path(glob.escape(str(root))) / Path(pattern).expanduser()
+    found = sorted(Path(p) for p in glob.glob(str(pattern_below_root), recursive=True))
     if not found:
         raise CorpusError(f"{path} does not exist")
     return found
@@ -121,7 +139,7 @@ def _shorten(value: Any, limit: int = 80) -> str:
 
 def _encoding_of(path: Path, layout: Layout) -> str:
     """`encoding`, or `fallback_encoding` where there is one and the file is not valid in the first."""
-    encoding = "utf-8-sig" if layout.encoding.lower() in ("utf-8", "utf8") else layout.encoding
+    encoding = "utf-8-sig" if codecs.lookup(layout.encoding).name == "utf-8" else layout.encoding
     try:
         if layout.fallback_encoding:
             with path.open(encoding=encoding) as file:
@@ -129,8 +147,6 @@ def _encoding_of(path: Path, layout: Layout) -> str:
                     pass
     except UnicodeDecodeError:
         return str(layout.fallback_encoding)
-    except LookupError as error:
-        raise CorpusError(f"{path}: encoding {layout.encoding!r} is unknown") from error
     return encoding
 
 
@@ -140,10 +156,14 @@ def invalid_bytes(text: str) -> str | None:
     return ", ".join(bad[:5]) if bad else None
 
 
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def _not_decodable(file: str, line: int, field: str | None, text: str, encoding: str) -> BadRow | None:
     if bad := invalid_bytes(text):
-        shown = text.encode("utf-8", "replace").decode()
-        return BadRow(file, line, field, shown, f"not valid {encoding.removesuffix('-sig').upper()}: byte {bad}")
+        reason = f"not valid {encoding.removesuffix('-sig').upper()}: byte {bad}"
+        return BadRow(file, line, field, _printable(text), reason)
     return None
 
 
@@ -159,7 +179,13 @@ def _jsonl_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
                 continue
             try:
                 values = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+                if "\\ud" in line or "\\uD" in line:  # half a surrogate pair is valid JSON, but no text can hold it
+                    json.dumps(values, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                reason = f"not valid Unicode: half of a surrogate pair, {error.object[error.start]!a}"
+                yield BadRow(str(path), number, None, line.strip(), reason)
+                continue
+            except (ValueError, RecursionError) as error:  # besides JSONDecodeError: a number of too many digits
                 yield BadRow(str(path), number, None, line.strip(), f"not valid JSON: {error}")
                 continue
             if isinstance(values, dict):
@@ -171,10 +197,11 @@ def _jsonl_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
 def _csv_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     encoding = _encoding_of(path, layout)
     separator = layout.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
-    quoting = csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE
     with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
-        names = list(layout.names) or _header(reader, path)
+        reader = csv.reader(
+            file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE, strict=True
+        )
+        names = _checked_names(list(layout.names) or _header(reader, path), path)
         while True:
             line = reader.line_num + 1
             try:
@@ -195,15 +222,23 @@ def _header(reader: Any, path: Path) -> list[str]:
         raise CorpusError(f"{path}: line 1: not readable as CSV: {error}") from error
     if not names:
         raise CorpusError(f"{path} has no header row; name its columns with names: [...]")
-    repeated = sorted({name for name in names if names.count(name) > 1 and name})
+    return [name if name else f"column_{i}" for i, name in enumerate(names, start=1)]
+
+
+def _checked_names(names: list[str], path: Path) -> list[str]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise CorpusError(f"{path}: columns named twice: {', '.join(repeated)}; name the columns with names: [...]")
-    return [name if name else f"column_{i}" for i, name in enumerate(names, start=1)]
+    if bad := invalid_bytes("".join(names)):
+        raise CorpusError(f"{path}: the header is not valid in this encoding: byte {bad}; set encoding: ...")
+    return names
 
 
 def _csv_row(file: str, line: int, names: list[str], cells: list[str], encoding: str) -> Row | BadRow:
     if len(cells) != len(names):
-        return BadRow(file, line, None, cells, f"{len(cells)} fields where {len(names)} were expected")
+        hint = "; is the separator right?" if len(names) == 1 else ""
+        shown = [_printable(cell) for cell in cells]
+        return BadRow(file, line, None, shown, f"{len(cells)} fields where {len(names)} were expected{hint}")
     for name, cell in zip(names, cells, strict=True):
         if bad := _not_decodable(file, line, name, cell, encoding):
             return bad
@@ -214,11 +249,26 @@ def _parquet_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     try:
         number = 0
         for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-            for values in batch.to_pylist():
+            for values in _values_of(batch):
                 number += 1
-                yield Row(str(path), number, values)
-    except pa.ArrowException as error:
+                if isinstance(values, UnicodeDecodeError):
+                    yield BadRow(str(path), number, None, None, f"not valid UTF-8: {values}")
+                else:
+                    yield Row(str(path), number, values)
+    except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _values_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+    """The rows of a batch; Arrow does not check that a file's strings are valid, so one of them may fail."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(batch.num_rows):
+            try:
+                yield batch.slice(i, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield error
 
 
 def _folder_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
@@ -232,3 +282,6 @@ def _folder_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
         text = file.read_text(encoding=encoding, errors="surrogateescape")
         values = {"path": name, "class": file.parent.name if "/" in name else None, "text": text}
         yield _not_decodable(str(file), 1, "text", text, encoding) or Row(str(file), 1, values)
+
+
+READERS = {Format.jsonl: _jsonl_rows, Format.csv: _csv_rows, Format.parquet: _parquet_rows, Format.folder: _folder_rows}

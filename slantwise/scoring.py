@@ -7,9 +7,9 @@ place with an `error` and null predictions, and goes to <output>.quarantine.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -23,6 +23,7 @@ from slantwise.rows import BadRow, Format, Layout, Row, read_rows
 from slantwise.task import Task
 
 CHUNK = 512  # articles: large enough for the vectoriser, small enough that a chunk of long articles stays small
+PEEKED = 100  # rows
 OUTPUTS = (".jsonl", ".parquet", ".csv")
 
 
@@ -98,11 +99,12 @@ def _job(config: Any) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raises ScoringError where the output exists or its ending is unknown."""
+    """Raises ScoringError where the output or its quarantine exists or its ending is unknown."""
     if output.suffix not in OUTPUTS:
         raise ScoringError(f"output={output}: expected a name that ends in {', '.join(OUTPUTS)}")
-    if output.exists():
-        raise ScoringError(f"output={output} exists; remove it or choose another name")
+    for path in (output, quarantine_path(output)):
+        if path.exists():
+            raise ScoringError(f"output={output}: {path} exists; remove it or choose another name")
     if output.parent.exists() and not output.parent.is_dir():
         raise ScoringError(f"output={output}: {output.parent} is not a folder")
 
@@ -112,32 +114,41 @@ def quarantine_path(output: Path) -> Path:
 
 
 def peek(rows: Iterator[Row | BadRow], columns: ScoreColumns) -> Iterator[Row | BadRow]:
-    """The same rows, after a look at the first: an input without the text column is an error, not rejected rows."""
+    """The same rows, after a look at the first: an input without the text column is an error, not rejected rows.
+
+    A JSONL file has no header; the column is missing only where none of its first PEEKED rows has it.
+    """
     try:
-        first = next(rows, None)
+        first = list(islice(rows, PEEKED))
     except CorpusError as error:
         raise ScoringError(str(error)) from error
-    if first is None:
+    if not first:
         raise ScoringError("the input holds no rows")
-    if isinstance(first, Row) and columns.text not in first.values:
-        raise ScoringError(f"{first.file} has no column {columns.text!r}; it has {', '.join(map(repr, first.values))}")
-    return _chain(first, rows)
-
-
-def _chain(first: Row | BadRow, rest: Iterator[Row | BadRow]) -> Iterator[Row | BadRow]:
-    yield first
-    yield from rest
+    readable = [row for row in first if isinstance(row, Row)]
+    if readable and not any(columns.text in row.values for row in readable):
+        names = dict.fromkeys(name for row in readable for name in row.values)
+        raise ScoringError(
+            f"{readable[0].file} has no column {columns.text!r}; it has {', '.join(map(repr, names)) or 'none'}; "
+            "name it with columns.text=…"
+        )
+    return chain(first, rows)
 
 
 def score(
     model: Model, rows: Iterable[Row | BadRow], output: Path, config: ScoreConfig, report: Any = lambda counts: None
 ) -> Counts:
-    """Score all rows into `output`, which appears only when it is whole; `report` is called after each chunk."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Score all rows into `output`, which appears only when it is whole; `report` is called after each chunk.
+
+    Rejected rows are listed in `quarantine_path(output)`. Raises ScoringError where the output cannot be written.
+    """
     partial, counts = output.with_name(output.name + ".partial"), Counts()
     quarantined = quarantine_path(output).with_suffix(".partial")
     try:
-        with _open_writer(partial, output.suffix, model.tasks) as writer, quarantined.open("w", encoding="utf-8") as bad:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            _open_writer(partial, output.suffix, model.tasks) as writer,
+            quarantined.open("w", encoding="utf-8") as bad,
+        ):
             iterator = iter(rows)
             while chunk := list(islice(iterator, CHUNK)):
                 writer.write(_score_chunk(model, chunk, config, counts, bad))
@@ -145,6 +156,8 @@ def score(
         partial.rename(output)
         if counts.rejected:
             quarantined.rename(quarantine_path(output))
+    except OSError as error:
+        raise ScoringError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
@@ -175,9 +188,7 @@ def _score_chunk(
         results.append((id_, None if bad is None else bad.reason))
     scored = iter(model.predict(articles, targets))
     empty = {task.name: None for task in model.tasks}
-    return [
-        {"id": id_, "error": error, **(empty if error else _without_id(next(scored)))} for id_, error in results
-    ]
+    return [{"id": id_, "error": error, **(empty if error else _without_id(next(scored)))} for id_, error in results]
 
 
 def _without_id(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +242,7 @@ def _targets(row: Row, config: ScoreConfig) -> list[str]:
     names = [entry.get("target") if isinstance(entry, Mapping) else entry for entry in value]
     if not all(isinstance(name, str) and name.strip() for name in names):
         raise _Rejected(column or "targets", value, "targets holds something that is no name")
-    return names
+    return [str(name) for name in names]
 
 
 def scores_schema(tasks: Sequence[Task]) -> pa.Schema:
@@ -255,7 +266,9 @@ class Writer(Protocol):
 
 
 def _open_writer(path: Path, ending: str, tasks: Sequence[Task]) -> Writer:
-    return {".jsonl": _JsonlWriter, ".csv": _CsvWriter, ".parquet": _ParquetWriter}[ending](path, tasks)
+    writers: dict[str, Callable[[Path, Sequence[Task]], Writer]]
+    writers = {".jsonl": _JsonlWriter, ".csv": _CsvWriter, ".parquet": _ParquetWriter}
+    return writers[ending](path, tasks)
 
 
 class _JsonlWriter:
@@ -284,7 +297,10 @@ class _CsvWriter(_JsonlWriter):
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            plain = {k: v if v is None or isinstance(v, str) else json.dumps(_rounded(v), ensure_ascii=False) for k, v in row.items()}
+            plain = {
+                k: v if v is None or isinstance(v, str) else json.dumps(_rounded(v), ensure_ascii=False)
+                for k, v in row.items()
+            }
             self.csv.writerow(plain)
 
 

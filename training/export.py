@@ -53,7 +53,9 @@ def export(runs: Sequence[Path], output: Path) -> Model:
     for path in runs:
         for name, head in load(path).heads.items():
             if name in heads:
-                raise ConfigurationError(f"{path} is another model of task {name}; a model holds one head for each task")
+                raise ConfigurationError(
+                    f"{path} is another model of task {name}; a model holds one head for each task"
+                )
             heads[name] = head
     model = Model(heads)
     output.parent.mkdir(parents=True, exist_ok=True)

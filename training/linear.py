@@ -32,7 +32,7 @@ class LinearConfig:
 
     _target_: str = "training.linear.fit"
     loss: str = "logistic"
-    C: list[float] = field(default_factory=lambda: [0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+    C: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0])
     class_weight: str = "balanced"
     word_ngrams: list[int] = field(default_factory=lambda: [1, 2])
     char_ngrams: list[int] = field(default_factory=lambda: [2, 5])
@@ -166,7 +166,7 @@ class _Trainer:
         if self.config.loss == "svm":
             return LinearSVC(class_weight=weight, random_state=self.config.seed, max_iter=5000)
         return LogisticRegression(
-            solver="newton-cg", class_weight=weight, warm_start=True, tol=1e-3, max_iter=200,
+            solver="newton-cg", class_weight=weight, warm_start=True, tol=1e-4, max_iter=100,
             random_state=self.config.seed,
         )  # fmt: skip
 
@@ -186,20 +186,20 @@ class _Solver:
     """One scikit-learn model as a Head: one column of coefficients for each class that occurs in `gold`."""
 
     def __init__(self, matrix: sparse.csr_array | Floats, gold: npt.NDArray[np.int64], model: Any) -> None:
-        self.matrix, self.gold, self.model = matrix, gold, model
+        self.fold = Fold(sparse.csr_array(matrix))
+        self.gold, self.model = gold, model
         self.classes = np.unique(gold)
 
     def head(self, c: float) -> Head:
         labels = tuple(int(label) for label in self.classes)
-        width = self.matrix.shape[1]
         if len(labels) == 1:
-            return self._constant(labels[0], width)
+            return self._constant(labels[0])
         self.model.set_params(C=c)
         with warnings.catch_warnings():
             # A path of C holds values too large to be solved exactly; validation judges what comes of them.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(self.matrix, self.gold)
-        coefficients, intercept = self.model.coef_.T, self.model.intercept_
+            self.model.fit(self.fold.matrix, self.gold)
+        coefficients, intercept = self.fold.unfold(self.model.coef_.T), self.model.intercept_
         if isinstance(self.model, LinearSVC):
             # The squared hinge estimates 2 p - 1 (Zhang 2004); sigmoid(2 m) has the same slope at m = 0 as (1 + m) / 2.
             coefficients, intercept = 2 * coefficients, 2 * intercept
@@ -208,8 +208,39 @@ class _Solver:
             intercept = np.append(np.zeros_like(intercept), intercept)
         return Head(labels, coefficients.astype(np.float32), intercept.astype(np.float32))
 
-    def _constant(self, label: int, width: int) -> Head:
-        """All examples have one class. Its log-odds against another, which was never seen, add half an example each."""
+    def _constant(self, label: int) -> Head:
+        """All examples have one class; a multilabel column is then sure in the measure of its examples."""
         odds = float(np.log(2 * len(self.gold) + 1))
         intercept = np.array([0.0, odds if label else -odds], dtype=np.float32)
-        return Head((label,), np.zeros((width, 2), np.float32), intercept)
+        return Head((label,), np.zeros((self.fold.width, 2), np.float32), intercept)
+
+
+class Fold:
+    """A matrix with one column for each row in place of all columns that are filled in that row alone.
+
+    This changes no solution with an L2 penalty: such a solution is a sum of rows (the representer theorem), so that the
+    weights of one row's own columns are in proportion to their values. Columns that are never filled have weight 0. Of
+    n-grams, most columns are of these kinds.
+    """
+
+    def __init__(self, matrix: sparse.csr_array) -> None:
+        n, self.width = matrix.shape
+        columns = sparse.csc_array(matrix)
+        filled = np.diff(columns.indptr)
+        self.kept = np.flatnonzero(filled > 1)
+        self.single = np.flatnonzero(filled == 1)
+        self.values = columns.data[columns.indptr[self.single]]
+        self.rows = columns.indices[columns.indptr[self.single]]
+        self.norms = np.sqrt(np.bincount(self.rows, self.values.astype(np.float64) ** 2, minlength=n))
+        folded = sparse.csr_array(sparse.hstack([columns[:, self.kept], sparse.diags_array(self.norms)], format="csr"))
+        folded.data = folded.data.astype(np.float64)
+        folded.indices, folded.indptr = folded.indices.astype(np.int32), folded.indptr.astype(np.int32)
+        self.matrix = folded
+
+    def unfold(self, coefficients: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(n_columns, k) from the solution of the folded problem."""
+        full = np.zeros((self.width, coefficients.shape[1]))
+        full[self.kept] = coefficients[: len(self.kept)]
+        share = (self.values / self.norms[self.rows])[:, np.newaxis]
+        full[self.single] = coefficients[len(self.kept) :][self.rows] * share
+        return full

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -47,7 +48,9 @@ def _arguments(directory: Path) -> Iterator[dict[str, Any]]:
     import pandas as pd
 
     logging.getLogger("mlflow.models.model").setLevel(logging.ERROR)  # says that the example is not run: intended
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # MLflow asks for type hints that would replace the signature given here
+        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
         code = Path(scratch) / "slantwise"
         shutil.copytree(CODE, code, ignore=shutil.ignore_patterns("__pycache__"))
         yield {

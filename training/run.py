@@ -15,6 +15,7 @@ The run directory is the source of truth:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -34,7 +35,7 @@ from data.examples import LabelledExamples
 from data.prepare import CleanCorpus, clean_corpus, fit_cleaner, split_corpus, split_without_test
 from data.splitting import Split
 from evaluation.intervals import Estimate, evaluate
-from evaluation.judge import Context, decision_facts, headline_metrics, judge, majority, predict, write_metrics
+from evaluation.judge import Context, decision_facts, headline_metrics, judge, label_shares, predict, write_metrics
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
 from evaluation.tables import metrics_table
@@ -56,7 +57,7 @@ class Trained:
     validation: Predictions
     test: Predictions
     raw_test: Predictions
-    majority: Sequence[str]
+    shares: Mapping[str, float]
     chosen: Mapping[str, Any]
 
 
@@ -65,6 +66,7 @@ class RunResult:
     directory: Path
     metrics: Mapping[str, Estimate]
     headline: Sequence[str]
+    shares: Mapping[str, float]
     mlflow_run: str | None
 
 
@@ -99,7 +101,9 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     with progress.step("clean the articles") as notes:
         cleaner = fit_cleaner(corpus, config.cleaning)
         clean = clean_corpus(corpus, task, cleaner)
-        notes.append(f"{clean.furniture_lines:,} lines of title and page furniture taken out of {len(clean):,} articles")
+        notes.append(
+            f"{clean.furniture_lines:,} lines of title and page furniture taken out of {len(clean):,} articles"
+        )
     with progress.step("split") as notes:
         splits, clusters = split_corpus(clean, config.split)
         notes.append(_split_counts(splits))
@@ -108,7 +112,9 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
         progress.warn(warning)
     parts = []
     for number, split in enumerate(splits, start=1):
-        label = f"fit {config.classifier._target_.split('.')[1]}" + (f", fold {number}/{len(splits)}" if len(splits) > 1 else "")
+        label = f"fit {config.classifier._target_.split('.')[1]}" + (
+            f", fold {number}/{len(splits)}" if len(splits) > 1 else ""
+        )
         with progress.step(label) as notes:
             parts.append(_fit_one(config, fit, clean, split, cleaner, headline[0]))
             notes.append(", ".join(f"{key} {value}" for key, value in parts[-1].chosen.items()))
@@ -119,7 +125,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
                 title=config.name,
                 model=f"{config.classifier._target_.split('.')[1]} classifier, run {directory.name}",
                 corpus=corpus.name,
-                majority=parts[0].majority,
+                shares=parts[0].shares,
                 configuration=resolved,
                 data=_data_card(corpus, clean, splits, clusters),
                 warnings=warnings,
@@ -140,13 +146,15 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
             "corpus": corpus.name,
             "corpus_sha256": corpus.fingerprint,
             "split": {**vars(config.split), "kind": str(config.split.kind)},
-            "majority": list(parts[0].majority),
+            "label_shares": parts[0].shares,
             "official_metrics": list(official),
             "test": {name: vars(metrics[name]) for name in headline},
         }
         Model({task.name: replace(head, provenance=provenance)}).save(directory / "model")
         folds = [compute(part.test, headline) for part in parts] if len(parts) > 1 else []
-        record = _record(config, corpus, clean, splits, metrics, validation_metrics, headline, folds, time.time() - started)
+        record = _record(
+            config, corpus, clean, splits, metrics, validation_metrics, headline, folds, time.time() - started
+        )
         (directory / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         progress.console.print(metrics_table(metrics, headline, test.split, len(test), folds))
     finally:
@@ -154,12 +162,10 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     mlflow_run = _publish(config, directory, progress) if config.tracking.enabled else None
     progress.say(f"run directory: {directory}\nreport: {directory / 'report.html'}\nmodel: {directory / 'model'}")
     progress.save(directory / "log.txt")
-    return RunResult(directory, metrics, headline, mlflow_run)
+    return RunResult(directory, metrics, headline, parts[0].shares, mlflow_run)
 
 
-def _fit_one(
-    config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cleaner: Cleaner, metric: str
-) -> Trained:
+def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cleaner: Cleaner, metric: str) -> Trained:
     train_part, validation, test = (clean.examples(split.rows(name)) for name in ("train", "validation", "test"))
     if config.shuffle_train_labels:
         train_part, validation = _shuffled(train_part, config.split.seed), _shuffled(validation, config.split.seed + 1)
@@ -174,7 +180,7 @@ def _fit_one(
         decision.decide(calibrated, clean.task), validation.groups, [e.target for e in validation.examples],
         validation.sources,
     )  # fmt: skip
-    return Trained(head, honest, predictions, raw, majority(train_part), fitted.chosen)
+    return Trained(head, honest, predictions, raw, label_shares(train_part), fitted.chosen)
 
 
 def _final_head(
@@ -263,7 +269,6 @@ def _record(
     folds: Sequence[Mapping[str, float]], seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What MLflow is told of the run; plain JSON."""
-    counts = {name: len(splits[0].rows(name)) for name in ("train", "validation", "test")}
     classifier = {k: v for k, v in vars(config.classifier).items() if k != "_target_"}
     parameters = {
         "task": clean.task.name,
@@ -285,9 +290,9 @@ def _record(
         "parameters": parameters,
         "tags": {"corpus_sha256": corpus.fingerprint, **tracking.environment_tags(sys.argv)},
         "datasets": [
-            {"name": corpus.name, "context": name, "digest": corpus.fingerprint[:32], "articles": count,
+            {"name": f"{corpus.name} {name}", "context": name, "digest": _digest(corpus, clean, splits[0].rows(name)),
              "source": [str(Path(config.corpus.root) / file.path) for file in config.corpus.files]}
-            for name, count in counts.items()
+            for name in ("train", "validation", "test")
         ],
         "headline": list(headline),
         "metrics": {name: vars(m) for name, m in metrics.items()},
@@ -295,6 +300,12 @@ def _record(
         "folds": list(folds),
         "seconds": round(seconds, 3),
     }  # fmt: skip
+
+
+def _digest(corpus: Corpus, clean: CleanCorpus, rows: Sequence[int]) -> str:
+    """Which articles of which corpus: 32 hexadecimal digits, the longest that MLflow takes being 36."""
+    ids = "\n".join(sorted(clean.rows[i]["id"] for i in rows))
+    return hashlib.sha256(f"{corpus.fingerprint}\n{ids}".encode()).hexdigest()[:32]
 
 
 def _publish(config: TrainConfig, directory: Path, progress: Progress) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ def publish(directory: Path, config: TrackingConfig) -> str:
         known = json.loads((directory / MARKER).read_text())
         raise ConfigurationError(f"{directory} was published already, as run {known['run_id']} at {known['uri']}")
     record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the making of a new SQLite store is no news
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

@@ -1,0 +1,435 @@
+"""A corpus is all rows of its files: articles, merged rows and rows in quarantine add up."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
+from data.corpus import SCHEMA, Corpus, fold_text, load_corpus, write_quarantine
+from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
+from slantwise.rows import Format
+
+TOPIC = LabelsConfig(columns=["topic"], labels=["art", "sport"])
+
+
+def load(root: Path, *files: str | FileConfig, **keys: Any) -> Corpus:
+    entries = [file if isinstance(file, FileConfig) else FileConfig(path=file) for file in files]
+    return load_corpus(CorpusConfig(name="tiny", root=str(root), files=entries, **keys))
+
+
+def write(root: Path, text: str, name: str = "a.csv") -> str:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text, encoding="utf-8")
+    return name
+
+
+def write_rows(root: Path, rows: list[dict[str, Any]], name: str = "a.jsonl") -> str:
+    return write(root, "".join(json.dumps(row) + "\n" for row in rows), name)
+
+
+def adds_up(corpus: Corpus) -> bool:
+    return corpus.rows_read == len(corpus) + corpus.merged + len(corpus.quarantine)
+
+
+# canonical rows
+
+
+def test_canonical_rows_need_no_further_key(tmp_path: Path) -> None:
+    row = {
+        "id": "a1", "text": "One text.", "title": "T", "author": "", "source": "example.org", "published": "2020-02-05",
+        "language": "en", "topic": "health", "frames": ["economic", "morality"],
+        "stances": [{"target": "Ann", "stance": "favor", "start": 0, "end": 3}, {"target": "Bo", "stance": "against"}],
+    }  # fmt: skip
+    corpus = load(tmp_path, write_rows(tmp_path, [row]))
+    assert corpus.table.schema == SCHEMA
+    assert corpus.table.to_pylist() == [
+        {
+            "id": "a1", "text": "One text.", "title": "T", "author": None, "source": "example.org",
+            "published": "2020-02-05", "language": "en", "split": None, "group": None,
+            "topic": ["health"], "framing": ["economic", "morality"],
+            "stance": [
+                {"target": "Ann", "stance": "favor", "start": 0, "end": 3},
+                {"target": "Bo", "stance": "against", "start": None, "end": None},
+            ],
+        }
+    ]  # fmt: skip
+    assert list(corpus.tasks) == ["topic", "framing", "stance"]
+    (article,) = corpus.articles()
+    assert (article.id, article.title, article.author) == ("a1", "T", None)
+
+
+def test_canonical_rows_read_the_same_from_jsonl_and_parquet(tmp_path: Path, tiny_rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(tiny_rows), tmp_path / "a.parquet")
+    lines, table = load(tmp_path, write_rows(tmp_path, tiny_rows)), load(tmp_path, "a.parquet")
+    assert lines.table.equals(table.table)
+    assert lines.fingerprint == table.fingerprint
+
+
+def test_a_task_without_any_label_is_no_task_of_the_corpus(tmp_path: Path) -> None:
+    corpus = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": "a", "topic": "health"}]))
+    with pytest.raises(CorpusError, match="has no labels for task framing; it is labelled for topic"):
+        corpus.task("framing")
+
+
+def test_frames_of_an_empty_list_are_a_label(tmp_path: Path) -> None:
+    corpus = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": "a", "frames": []}, {"id": "2", "text": "b"}]))
+    assert corpus.table["framing"].to_pylist() == [[], None]
+    assert list(corpus.tasks) == ["framing"]
+
+
+def test_metrics_of_a_task_that_the_corpus_does_not_configure_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"corpus\.metrics names \['stance'\]"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,a,art\n"), topic=TOPIC, metrics={"stance": ["macro_f1"]})
+
+
+# counts and quarantine
+
+MIXED = "id,text,topic\n1,a,art\n2,b,skip\n1,c,art\n3,,art\n4,d,arts\n5,e\n6,f,sport\n"
+
+
+def test_every_row_is_an_article_or_in_quarantine(tmp_path: Path) -> None:
+    topic = LabelsConfig(columns=["topic"], labels=["art", "sport"], drop=["skip"])
+    corpus = load(tmp_path, write(tmp_path, MIXED), topic=topic, max_bad_rows=4)
+    assert [(bad.line, bad.field, bad.value) for bad in corpus.quarantine] == [
+        (3, "topic", "skip"),
+        (4, "id", "1"),
+        (5, "text", ""),
+        (6, "topic", "arts"),
+        (7, None, ["5", "e"]),
+    ]
+    assert [bad.expected_drop for bad in corpus.quarantine] == [True, False, False, False, False]
+    assert corpus.table["id"].to_pylist() == ["1", "6"]
+    assert corpus.table["text"].to_pylist() == ["a", "f"]
+    assert adds_up(corpus)
+    assert corpus.counts() == "tiny: 7 rows = 2 articles + 1 set aside by configuration + 4 unusable"
+
+
+def test_one_bad_row_too_many_stops_the_run_and_all_are_reported(tmp_path: Path) -> None:
+    topic = LabelsConfig(columns=["topic"], labels=["art", "sport"], drop=["skip"])
+    with pytest.raises(BadRowsError) as caught:
+        load(tmp_path, write(tmp_path, MIXED), topic=topic, max_bad_rows=3)
+    message = str(caught.value)
+    assert message.startswith("tiny: 4 rows cannot be used; mend them, or put them in quarantine with ")
+    assert "corpus.max_bad_rows=4" in message
+    listed = [line.split(", field")[0].split(": ")[1] for line in message.splitlines()[1:]]
+    assert listed == ["line 4", "line 5", "line 6", "line 7"]
+
+
+def test_bad_rows_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "id,text,topic\n1,,art\n", "a.csv")
+    write(tmp_path, "id,text,topic\n2,x,none\n", "b.csv")
+    with pytest.raises(BadRowsError, match=r"(?s)a\.csv: line 2.*b\.csv: line 2"):
+        load(tmp_path, "a.csv", "b.csv", topic=TOPIC)
+
+
+def test_many_bad_rows_are_listed_to_the_fiftieth_and_counted_after_it(tmp_path: Path) -> None:
+    with pytest.raises(BadRowsError) as caught:
+        load(tmp_path, write_rows(tmp_path, [{"id": str(i), "text": ""} for i in range(70)]))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 50 + 1
+    assert lines[-1] == "  … and 20 more: the text is empty"
+
+
+def test_quarantine_is_written_one_object_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,text,topic\n1,a,art\n2,caf\xe9,art\n3,caf\xe9\n4,b,arts\n")
+    corpus = load(tmp_path, "a.csv", topic=TOPIC, max_bad_rows=3)
+    write_quarantine(corpus.quarantine, tmp_path / "q.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [set(row) for row in rows] == [{"file", "line", "field", "value", "reason", "expected_drop"}] * 3
+    assert [(row["line"], row["field"]) for row in rows] == [(3, "text"), (4, None), (5, "topic")]
+
+
+def test_a_corpus_without_a_usable_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="none of its 1 rows can be used"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,,art\n"), topic=TOPIC, max_bad_rows=9)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str) -> None:
+    content = "id,text,topic\n" if name == "a.csv" else "\n\n"
+    with pytest.raises(CorpusError, match="holds no rows"):
+        load(tmp_path, write(tmp_path, content, name), topic=TOPIC)
+
+
+# texts and ids
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"id": "1"}, "the text is missing"),
+        ({"id": "1", "text": None}, "the text is missing"),
+        ({"id": "1", "text": " \n"}, "the text is empty"),
+        ({"id": "1", "text": 5}, "text was expected, not int"),
+        ({"id": "1", "text": ["a"]}, "text was expected, not list"),
+        ({"text": "a"}, "the id is missing"),
+        ({"id": " ", "text": "a"}, "the id is missing"),
+        ({"id": "1", "text": "a", "split": "trian"}, "expected one of train"),
+    ],
+)
+def test_a_row_without_usable_text_id_or_split(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    whole: dict[str, Any] = {"id": "0", "text": "z", "topic": "health"}
+    (bad,) = load(tmp_path, write_rows(tmp_path, [whole, row]), max_bad_rows=1).quarantine
+    assert bad.line == 2
+    assert bad.reason.startswith(reason)
+
+
+def test_the_first_of_two_rows_with_one_id_stays(tmp_path: Path) -> None:
+    rows = [{"id": 7, "text": "a"}, {"id": " 7 ", "text": "b"}]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), max_bad_rows=1)
+    assert corpus.table["text"].to_pylist() == ["a"]
+    assert corpus.quarantine[0].reason == f"this id stands already in {tmp_path / 'a.jsonl'}: line 1"
+
+
+def test_rows_are_numbered_where_there_is_no_id(tmp_path: Path) -> None:
+    name = write(tmp_path, 'text,topic\n"a\nb",art\nc,art\n')
+    corpus = load(tmp_path, FileConfig(path=name, split="test"), columns=ColumnsConfig(id=None), topic=TOPIC)
+    assert corpus.table["id"].to_pylist() == ["test/a.csv:2", "test/a.csv:4"]
+    assert corpus.table["split"].to_pylist() == ["test", "test"]
+
+
+def test_made_ids_tell_files_of_one_name_apart(tmp_path: Path) -> None:
+    for place in ("x", "y"):
+        write(tmp_path, f"text,topic\n{place},art\n", f"{place}/a.csv")
+    for pattern in ("*/a.csv", str(tmp_path / "*" / "a.csv")):
+        corpus = load(
+            tmp_path if pattern == "*/a.csv" else Path(), pattern, columns=ColumnsConfig(id=None), topic=TOPIC
+        )
+        assert corpus.table["id"].to_pylist() == ["x/a.csv:2", "y/a.csv:2"]
+
+
+def test_made_ids_tell_files_of_a_folder_apart_and_do_not_depend_on_where_it_lies(tmp_path: Path) -> None:
+    ids = []
+    for place in ("here", "there/deeper"):
+        for label in ("art", "sport"):
+            write(tmp_path, label, f"{place}/{label}/1.txt")
+        topic = LabelsConfig(columns=["class"], labels=["art", "sport"])
+        corpus = load(Path(), str(tmp_path / place), columns=ColumnsConfig(id=None), topic=topic)
+        ids.append(corpus.table["id"].to_pylist())
+    assert ids == [["art/1.txt:1", "sport/1.txt:1"]] * 2
+
+
+@pytest.mark.parametrize("written", ["dev", "Valid", "validation"])
+def test_names_of_splits_are_folded(tmp_path: Path, written: str) -> None:
+    corpus = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": "a", "split": written}]))
+    assert corpus.table["split"].to_pylist() == ["validation"]
+
+
+# columns
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    name = write(tmp_path, "id,body,topic\n1,a,art\n")
+    with pytest.raises(CorpusError, match=r"no column 'text' \(text\); it has 'id', 'body', 'topic'"):
+        load(tmp_path, name, topic=TOPIC)
+
+
+def test_a_missing_id_column_comes_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no column 'id' \(id\).*; set corpus\.columns\.id=null"):
+        load(tmp_path, write(tmp_path, "text,topic\na,art\n"), topic=TOPIC)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_wrong_separator_is_asked_about(tmp_path: Path, separator: str) -> None:
+    name = write(tmp_path, "id,text,topic\n1,a,art\n".replace(",", separator))
+    with pytest.raises(CorpusError, match=r"is corpus\.files\.separator right\?"):
+        load(tmp_path, name, topic=TOPIC)
+
+
+@pytest.mark.parametrize(
+    ("keys", "column"),
+    [
+        ({"topic": LabelsConfig(columns=["section"], labels=["art", "sport"])}, "section"),
+        ({"columns": ColumnsConfig(source="outlet")}, "outlet"),
+        ({"columns": ColumnsConfig(split="fold")}, "fold"),
+        ({"stance": LabelsConfig(columns=["topic"], target="whom", labels=["art", "sport"])}, "whom"),
+        ({"stance": LabelsConfig(nested="targets", columns=["polarity"], target="whom")}, "targets"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_column_that_the_configuration_asks_for_must_be_there(
+    tmp_path: Path, name: str, keys: dict[str, Any], column: str
+) -> None:
+    if name == "a.csv":
+        write(tmp_path, "id,text,topic\n1,a,art\n", name)
+    else:
+        write_rows(tmp_path, [{"id": "1", "text": "a", "topic": "art"}], name)
+    with pytest.raises(CorpusError, match=f"no column '{column}'"):
+        load(tmp_path, name, **({"topic": TOPIC} | keys))
+
+
+def test_every_file_of_a_glob_must_have_the_columns(tmp_path: Path) -> None:
+    write(tmp_path, "id,text,topic\n1,a,art\n", "a.csv")
+    write(tmp_path, "id,text,topics\n2,b,art\n", "b.csv")
+    with pytest.raises(CorpusError, match=r"b\.csv has no column 'topic'"):
+        load(tmp_path, "*.csv", topic=TOPIC)
+
+
+def test_a_key_may_be_absent_in_some_jsonl_rows(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "a"}, {"id": "2", "text": "b", "topic": "art"}]
+    assert load(tmp_path, write_rows(tmp_path, rows), topic=TOPIC).table["topic"].to_pylist() == [None, ["art"]]
+
+
+def test_a_label_column_that_is_empty_in_all_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="the topic column 'topic' is empty in all 2 rows"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,a,\n2,b,\n"), topic=TOPIC)
+
+
+def test_a_span_that_is_no_number_is_one_bad_row(tmp_path: Path) -> None:
+    stance = LabelsConfig(columns=["stance"], target="target", start="start", end="end")
+    name = write(tmp_path, "id,text,target,stance,start,end\n1,Ann,Ann,favor,0,3\n2,Bo,Bo,favor,x,3\n")
+    corpus = load(tmp_path, name, stance=stance, max_bad_rows=1)
+    assert corpus.table["stance"].to_pylist() == [[{"target": "Ann", "stance": "favor", "start": 0, "end": 3}]]
+    assert [(bad.line, bad.field) for bad in corpus.quarantine] == [(3, "start")]
+
+
+# joins, merged rows, repeats
+
+
+PAIRS = LabelsConfig(columns=["stance"], target="headline")
+
+
+def joined(root: Path, **keys: Any) -> Corpus:
+    write(root, "body,headline,stance\n1,H1,favor\n2,H2,against\n1,H3,neutral\n", "stances.csv")
+    columns = ColumnsConfig(id="body", text="article")
+    return load(root, "stances.csv", joins=[JoinConfig(path="bodies*.csv", on="body")], columns=columns, stance=PAIRS,
+                merge_rows=True, **keys)  # fmt: skip
+
+
+def test_a_join_adds_columns_and_merged_rows_are_one_article(tmp_path: Path) -> None:
+    write(tmp_path, "body,article\n2,two\n1,one\n", "bodies.csv")
+    corpus = joined(tmp_path)
+    assert [
+        (row["id"], row["text"], [(s["target"], s["stance"]) for s in row["stance"]])
+        for row in corpus.table.to_pylist()
+    ] == [("1", "one", [("H1", "favor"), ("H3", "neutral")]), ("2", "two", [("H2", "against")])]
+    assert adds_up(corpus)
+    assert corpus.counts() == "tiny: 3 rows = 2 articles + 1 merged into them + 0 unusable"
+
+
+@pytest.mark.parametrize("lonely", ["1", "2"])
+def test_a_row_without_a_match_in_the_joined_table_is_a_bad_row(tmp_path: Path, lonely: str) -> None:
+    write(tmp_path, f"body,article\n{3 - int(lonely)},text\n", "bodies.csv")
+    corpus = joined(tmp_path, max_bad_rows=2)
+    assert {(bad.field, bad.reason) for bad in corpus.quarantine} == {("article", "the text is missing")}
+    assert adds_up(corpus)
+
+
+def test_a_joined_table_must_be_whole(tmp_path: Path) -> None:
+    write(tmp_path, "body,article\n1,one\n2\n", "bodies.csv")
+    with pytest.raises(BadRowsError, match=r"bodies\.csv: line 3: 1 fields where 2 were expected"):
+        joined(tmp_path, max_bad_rows=9)
+
+
+def test_a_joined_table_with_two_texts_for_one_key_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "body,article\n1,one\n2,two\n", "bodies1.csv")
+    write(tmp_path, "body,article\n1,one\n2,other\n", "bodies2.csv")
+    with pytest.raises(BadRowsError, match=r"bodies2\.csv: line 3, field 'body': stands twice"):
+        joined(tmp_path)
+
+
+@pytest.mark.parametrize("header", ["key,article", "body,texts"])
+def test_a_join_that_lacks_its_column_is_refused(tmp_path: Path, header: str) -> None:
+    write(tmp_path, f"{header}\n1,one\n2,two\n", "bodies.csv")
+    with pytest.raises(CorpusError, match=r"no column '(body|article)'"):
+        joined(tmp_path)
+
+
+def test_rows_of_one_id_with_another_text_or_split_are_not_merged(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "text": "a", "split": "train"},
+        {"id": "1", "text": "b", "split": "train"},
+        {"id": "1", "text": "a", "split": "test"},
+        {"id": "1", "text": "a", "split": "train"},
+    ]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), merge_rows=True, max_bad_rows=2)
+    assert [bad.line for bad in corpus.quarantine] == [2, 3]
+    assert corpus.merged == 1
+    assert adds_up(corpus)
+
+
+def test_drop_repeats_keeps_the_first_and_counts_the_others(tmp_path: Path) -> None:
+    rows = [{"id": i, "text": text} for i, text in zip("1234", ["A b.", "a, B!", "ab", "A-b"], strict=True)]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), drop_repeats=True)
+    assert corpus.table["id"].to_pylist() == ["1", "3"]
+    assert [(bad.line, bad.value, bad.expected_drop) for bad in corpus.quarantine] == [(2, "2", True), (4, "4", True)]
+    assert corpus.counts() == "tiny: 4 rows = 2 articles + 2 set aside by configuration + 0 unusable"
+    assert len(load(tmp_path, "a.jsonl")) == 4
+
+
+def test_folding_keeps_letters_and_digits_of_any_script() -> None:
+    assert fold_text("Ärger—in  “Köln”, 2-mal; Привет!") == "ärger in köln 2 mal привет"
+
+
+# text repair and fingerprint
+
+
+def test_encoding_is_repaired_only_where_asked(tmp_path: Path) -> None:
+    broken = "“Café – news".encode().decode("cp1252")
+    name = write_rows(tmp_path, [{"id": "1", "text": broken, "title": broken}])
+    (kept,), (mended,) = load(tmp_path, name).articles(), load(tmp_path, name, fix_encoding=True).articles()
+    assert (kept.text, kept.title) == (broken, broken)
+    assert (mended.text, mended.title) == ("“Café – news", "“Café – news")
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_rows(
+    tmp_path: Path, tiny_rows: list[dict[str, Any]]
+) -> None:
+    shuffled = random.Random(0).sample(tiny_rows, len(tiny_rows))
+    first, second = (load(tmp_path, write_rows(tmp_path, rows)) for rows in (tiny_rows, shuffled))
+    assert first.table["id"].to_pylist() != second.table["id"].to_pylist()
+    assert first.fingerprint == second.fingerprint
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_merged_rows(tmp_path: Path) -> None:
+    rows = ["1,a,H1,favor", "2,b,H2,against", "1,a,H3,neutral"]
+    prints = set()
+    for order in (rows, rows[::-1]):
+        name = write(tmp_path, "\n".join(["id,text,headline,stance", *order]))
+        prints.add(load(tmp_path, name, stance=PAIRS, merge_rows=True).fingerprint)
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"text": "other"}, {"topic": "sport"}, {"source": "x"}, {"id": "b"}, {"split": "test"}]
+)
+def test_the_fingerprint_tells_articles_apart(tmp_path: Path, change: dict[str, str]) -> None:
+    row = {"id": "a", "text": "text", "topic": "health"}
+    prints = {load(tmp_path, write_rows(tmp_path, [each])).fingerprint for each in (row, row | change)}
+    assert len(prints) == 2
+
+
+def test_the_fingerprint_tells_label_sets_apart(tmp_path: Path) -> None:
+    name = write(tmp_path, "id,text,topic\n1,a,art\n")
+    sets = (["art", "sport"], ["sport", "art"])
+    assert len({load(tmp_path, name, topic=LabelsConfig(columns=["topic"], labels=s)).fingerprint for s in sets}) == 2
+
+
+# configuration
+
+
+def test_path_is_a_shorthand_for_one_file(tmp_path: Path) -> None:
+    name = write_rows(tmp_path, [{"id": "1", "text": "a"}])
+    assert len(load_corpus(CorpusConfig(root=str(tmp_path), path=name))) == 1
+
+
+@pytest.mark.parametrize("keys", [{}, {"path": "a.csv", "max_bad_rows": -1}])
+def test_a_corpus_configuration_that_cannot_work(keys: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        CorpusConfig(**keys)
+
+
+def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
+    for number, label in enumerate(("art", "art", "sport")):
+        write(tmp_path, f"text {number}", f"c/{label}/{number}.txt")
+    topic = LabelsConfig(columns=["class"], labels=["art", "sport"])
+    corpus = load(tmp_path, FileConfig(path="c", format=Format.folder), columns=ColumnsConfig(id="path"), topic=topic)
+    assert corpus.table["id"].to_pylist() == ["art/0.txt", "art/1.txt", "sport/2.txt"]
+    assert corpus.table["topic"].to_pylist() == [["art"], ["art"], ["sport"]]

@@ -1,0 +1,264 @@
+"""Cells become labels, or a reason why they cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data.config import CorpusConfig, LabelsConfig
+from data.labels import CANONICAL, STANDARD, LabelError, LabelReader, label_configs, make_task, value_key
+from slantwise.errors import ConfigurationError
+
+
+def reader(task: str, **keys: Any) -> LabelReader:
+    config = LabelsConfig(**keys)
+    return LabelReader(make_task(task, config), config)
+
+
+def topic(**keys: Any) -> LabelReader:
+    return reader("topic", **{"columns": ["topic"], "labels": ["art", "sport", "war"], **keys})
+
+
+def framing(**keys: Any) -> LabelReader:
+    return reader("framing", **{"columns": ["frames"], "labels": ["art", "sport", "war"], **keys})
+
+
+def stance(**keys: Any) -> LabelReader:
+    return reader("stance", **{"columns": ["stance"], "target": "target", **keys})
+
+
+def error_of(read: Any, row: dict[str, Any]) -> LabelError:
+    with pytest.raises(LabelError) as caught:
+        read(row)
+    return caught.value
+
+
+# which configuration, which task
+
+
+def test_a_corpus_without_label_configuration_is_canonical() -> None:
+    assert label_configs(CorpusConfig(path="x")) == CANONICAL
+
+
+def test_a_corpus_with_one_task_has_no_other() -> None:
+    config = LabelsConfig(columns=["section"])
+    assert label_configs(CorpusConfig(path="x", topic=config)) == {"topic": config}
+
+
+@pytest.mark.parametrize("name", ["topic", "framing", "stance"])
+def test_the_standard_labels_are_the_default(name: str) -> None:
+    assert make_task(name, CANONICAL[name]) == STANDARD[name]
+
+
+def test_a_corpus_may_bring_labels_and_kind() -> None:
+    task = framing(kind="multiclass").task
+    assert (task.kind, task.labels) == ("multiclass", ("art", "sport", "war"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "binary"}, "kind=binary"),
+        ({"columns": []}, "columns is empty"),
+        ({"map": {"1": "sprot"}}, "sprot"),
+        ({"labels": ["art", "art"]}, "named twice: art"),
+    ],
+)
+def test_a_label_configuration_that_cannot_work(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        topic(**keys)
+
+
+# codes
+
+
+@pytest.mark.parametrize("value", [2, 2.0, "2", " 2 ", "2.0"])
+def test_numeric_codes_are_one_code_however_they_are_written(value: Any) -> None:
+    assert topic(map={"2": "sport"}).labels_of({"topic": value}) == ["sport"]
+
+
+@pytest.mark.parametrize("value", [2.5, "02", "2.00", "v2.0", True])
+def test_what_is_another_code_is_not_taken_for_it(value: Any) -> None:
+    assert value_key(value) != "2"
+
+
+@pytest.mark.parametrize("code", ["-1", "-1.0"])
+def test_a_code_may_be_negative_and_written_either_way_in_the_map(code: str) -> None:
+    assert topic(map={code: "war"}).labels_of({"topic": -1.0}) == ["war"]
+
+
+def test_values_beside_the_map_are_labels_themselves() -> None:
+    assert topic(map={"s": "sport"}).labels_of({"topic": "art"}) == ["art"]
+
+
+# one label
+
+
+@pytest.mark.parametrize("row", [{}, {"topic": None}, {"topic": ""}, {"topic": "99"}, {"topic": 99.0}, {"topic": []}])
+def test_absent_null_empty_and_missing_codes_are_not_labelled(row: dict[str, Any]) -> None:
+    assert topic(missing=["99"]).labels_of(row) is None
+
+
+def test_a_value_to_drop_is_set_aside_on_purpose() -> None:
+    error = error_of(topic(drop=["No agreement"]).labels_of, {"topic": "No agreement"})
+    assert error.expected_drop
+    assert (error.field, error.value) == ("topic", "No agreement")
+
+
+@pytest.mark.parametrize("value", ["Sport", "sprot", "sports"])
+def test_an_unknown_label_gets_a_hint(value: str) -> None:
+    error = error_of(topic().labels_of, {"topic": value})
+    assert not error.expected_drop
+    assert (error.field, error.value) == ("topic", value)
+    assert str(error) == "unknown label; expected one of art, sport, war; did you mean 'sport'?"
+
+
+def test_an_unknown_label_like_no_other_gets_no_hint() -> None:
+    assert str(error_of(topic().labels_of, {"topic": "xyz"})) == "unknown label; expected one of art, sport, war"
+
+
+def test_a_long_label_set_is_shortened() -> None:
+    message = str(error_of(reader("topic", columns=["topic"]).labels_of, {"topic": "economy business and finance"}))
+    assert "(17 labels)" in message
+    assert message.endswith("did you mean 'economy_business_and_finance'?")
+
+
+@pytest.mark.parametrize("value", [["art", "war"], "art;war"])
+def test_several_labels_for_one_are_refused(value: Any) -> None:
+    error = error_of(topic(separator=";").labels_of, {"topic": value})
+    assert str(error) == "several labels where the task takes one"
+    assert error.value == ["art", "war"]
+
+
+def test_a_list_of_one_is_one_label() -> None:
+    assert topic().labels_of({"topic": ["art"]}) == ["art"]
+
+
+@pytest.mark.parametrize("value", [{"label": "art"}, [["art"]]])
+def test_a_label_inside_something_is_refused(value: Any) -> None:
+    assert str(error_of(topic().labels_of, {"topic": value})) == "a single label was expected"
+
+
+# several labels
+
+
+def test_an_empty_list_is_labelled_with_none() -> None:
+    assert framing().labels_of({"frames": []}) == []
+    assert framing().labels_of({"frames": None}) is None
+
+
+@pytest.mark.parametrize("cell", ["art;war", " art ; war; ", "art;war;art"])
+def test_a_separator_splits_a_cell(cell: str) -> None:
+    assert framing(separator=";").labels_of({"frames": cell}) == ["art", "war"]
+
+
+def test_a_blank_cell_is_not_labelled() -> None:
+    assert framing(separator=";").labels_of({"frames": " "}) is None
+
+
+def test_several_columns_are_joined_without_their_missing_codes() -> None:
+    read = framing(columns=["f1", "f2"], missing=["99"], map={"1": "art", "2": "war"}).labels_of
+    assert read({"f1": "1", "f2": "2"}) == ["art", "war"]
+    assert read({"f1": "1", "f2": "99"}) == ["art"]
+    assert read({"f1": "2", "f2": 2.0}) == ["war"]
+    assert read({"f1": None, "f2": None}) is None
+
+
+@pytest.mark.parametrize(("yes", "no"), [(1, 0), ("1", "0"), (1.0, 0.0), (True, False), ("TRUE", "false")])
+def test_indicators_are_one_column_a_label(yes: Any, no: Any) -> None:
+    read = framing(columns=["art", "s", "war"], map={"s": "sport"}, indicators=True).labels_of
+    assert read({"art": yes, "s": yes, "war": no}) == ["art", "sport"]
+    assert read({"art": no, "s": no, "war": no}) == []
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "", None])
+def test_an_indicator_that_is_neither_is_refused(value: Any) -> None:
+    error = error_of(framing(columns=["art", "war"], indicators=True).labels_of, {"art": 1, "war": value})
+    assert (error.field, error.value, str(error)) == ("war", value, "0 or 1 was expected")
+
+
+def test_a_row_whose_indicators_are_all_empty_is_not_labelled() -> None:
+    assert framing(columns=["art", "war"], indicators=True).labels_of({"art": "", "war": None}) is None
+
+
+def test_an_indicator_column_that_is_no_label_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"\['oops'\]"):
+        framing(columns=["art", "oops"], indicators=True)
+
+
+def test_indicators_of_a_task_of_one_label() -> None:
+    read = topic(columns=["art", "war"], indicators=True).labels_of
+    assert read({"art": 0, "war": 1}) == ["war"]
+    assert read({"art": 0, "war": 0}) is None
+    assert str(error_of(read, {"art": 1, "war": 1})) == "several labels where the task takes one"
+
+
+# stances
+
+
+def test_a_row_is_one_stance() -> None:
+    assert stance().stances_of({"target": "  Harbour\n Plan ", "stance": "favor"}) == [
+        {"target": "Harbour Plan", "stance": "favor", "start": None, "end": None}
+    ]
+
+
+@pytest.mark.parametrize("row", [{"target": "x"}, {"target": "x", "stance": ""}, {"target": "x", "stance": None}])
+def test_a_row_without_stance_is_not_labelled(row: dict[str, Any]) -> None:
+    assert stance().stances_of(row) is None
+
+
+@pytest.mark.parametrize("target", [None, "", "  ", 7])
+def test_a_stance_without_target_is_refused(target: Any) -> None:
+    error = error_of(stance().stances_of, {"target": target, "stance": "favor"})
+    assert (error.field, error.value, str(error)) == ("target", target, "the target is missing")
+
+
+def test_one_target_for_all_rows() -> None:
+    (found,) = stance(target=None, target_name="the tax").stances_of({"stance": "against"}) or []
+    assert (found["target"], found["stance"]) == ("the tax", "against")
+
+
+NESTED = {"nested": "targets", "target": "mention", "columns": ["polarity"], "start": "from", "end": "to"}
+
+
+def test_nested_stances_carry_their_spans() -> None:
+    read = stance(**NESTED, map={"2": "against", "6": "favor"}).stances_of
+    entries = [
+        {"mention": "Ann", "polarity": 6.0, "from": 0, "to": 3},
+        {"mention": "Bo", "polarity": 2.0, "from": 9, "to": 11},
+    ]
+    assert read({"targets": entries}) == [
+        {"target": "Ann", "stance": "favor", "start": 0, "end": 3},
+        {"target": "Bo", "stance": "against", "start": 9, "end": 11},
+    ]
+
+
+@pytest.mark.parametrize("value", [4, 4.0, "4"])
+def test_a_span_may_come_from_a_csv_cell(value: Any) -> None:
+    (found,) = stance(start="start").stances_of({"target": "x", "stance": "favor", "start": value}) or []
+    assert found["start"] == 4
+    assert isinstance(found["start"], int)
+
+
+@pytest.mark.parametrize("value", ["four", 4.5, -1])
+def test_a_span_that_is_no_position_is_refused(value: Any) -> None:
+    error = error_of(stance(start="start").stances_of, {"target": "x", "stance": "favor", "start": value})
+    assert (error.field, error.value, str(error)) == ("start", value, "a character position was expected")
+
+
+@pytest.mark.parametrize("entries", [None, "", [], [{"mention": "Ann", "polarity": None}]])
+def test_no_nested_stance_is_not_labelled(entries: Any) -> None:
+    assert stance(**NESTED).stances_of({"targets": entries}) is None
+
+
+@pytest.mark.parametrize("entries", ["Ann", {"mention": "Ann"}, ["Ann"]])
+def test_nested_stances_must_be_a_list_of_objects(entries: Any) -> None:
+    error = error_of(stance(**NESTED).stances_of, {"targets": entries})
+    assert (error.field, str(error)) == ("targets", "a list of objects was expected")
+
+
+def test_an_unknown_nested_stance_names_the_key_within_the_column() -> None:
+    error = error_of(stance(**NESTED).stances_of, {"targets": [{"mention": "Ann", "polarity": "favour"}]})
+    assert error.field == "targets.polarity"
+    assert "did you mean 'favor'?" in str(error)
