@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from omegaconf import MISSING
 from data import schemas
 from data.config import CorpusConfig, SplitConfig, SplitKind
 from data.corpus import Corpus, load_corpus, write_quarantine
+from data.examples import LabelledExamples
 from data.prepare import CleanCorpus, clean_corpus, split_corpus
 from evaluation.judge import Context, EvaluationConfig, decision_facts, headline_metrics, judge, predict
 from evaluation.tables import metrics_table
@@ -31,17 +34,19 @@ class EvaluateConfig:
 
     model: str = MISSING  # a model or run directory, or an MLflow URI
     corpus: CorpusConfig = MISSING
-    split: str = "test"  # train, validation, test or all
-    task: str | None = None  # which task of a model that holds several; null: the only one that both have
+    judged_split: str = "test"  # train, validation, test or all; `split=…` on the command line
+    task: str | None = None  # which task of a model that holds several; null: all that the corpus is labelled for
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = MISSING  # a new folder
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ConfigurationError(f"split={self.split}; expected one of {', '.join(SPLITS)}")
+        if self.judged_split not in SPLITS:
+            raise ConfigurationError(f"split={self.judged_split}; expected one of {', '.join(SPLITS)}")
 
 
 def main() -> None:
+    # Hydra would take `split=test` for a choice from the group of training splits
+    sys.argv = [re.sub(r"^split=", "judged_split=", argument) for argument in sys.argv]
     schemas.register()
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     run("evaluate", _job)
@@ -60,49 +65,60 @@ def _job(config: Any) -> None:
     with progress.step("read the corpus"):
         corpus = load_corpus(chosen.corpus)
     progress.say(f"  {corpus.counts()}")
-    head = _choose_head(model.heads, corpus, chosen.task)
-    with progress.step("clean and split") as notes:
-        clean = clean_corpus(corpus, head.task, head.cleaner)
-        rows = split_rows(clean, corpus, head, chosen.split)
-        labelled = clean.examples(rows)
-        notes.append(f"{len(rows):,} articles, {len(labelled):,} examples of split {chosen.split}")
-    with progress.step("judge"):
-        predictions, raw = predict(head, labelled, chosen.split)
-        official = corpus.metrics.get(head.task.name, [])
+    heads = _choose_heads(model.heads, corpus, chosen.task)
+    resolved = OmegaConf.to_yaml(config, resolve=True)
+    selected = []
+    for head in heads:
+        with progress.step(f"clean and split for {head.task.name}") as notes:
+            clean = clean_corpus(corpus, head.task, head.cleaner)
+            labelled = clean.examples(split_rows(clean, corpus, head, chosen.judged_split))
+            selected.append(labelled)
+            notes.append(f"{len(labelled):,} examples of split {chosen.judged_split}")
+    for head, labelled in zip(heads, selected, strict=True):
+        folder = output if len(heads) == 1 else output / head.task.name
+        _judge_head(chosen, corpus, head, labelled, resolved, folder, progress)
+    write_quarantine(corpus.quarantine, output / "quarantine.jsonl")
+    (output / "config.yaml").write_text(resolved, encoding="utf-8")
+
+
+def _judge_head(
+    chosen: EvaluateConfig, corpus: Corpus, head: Head, labelled: LabelledExamples, resolved: str, folder: Path,
+    progress: Progress,
+) -> None:  # fmt: skip
+    official = corpus.metrics.get(head.task.name, [])
+    with progress.step(f"judge {head.task.name}"):
+        predictions, raw = predict(head, labelled, chosen.judged_split)
         context = Context(
-            title=f"{head.task.name} on {corpus.name}, {chosen.split}",
+            title=f"{head.task.name} on {corpus.name}, {chosen.judged_split}",
             model=f"{chosen.model} ({head.kind} classifier, run {head.provenance.get('run', 'unknown')})",
             corpus=corpus.name,
             shares=head.provenance["label_shares"],
-            configuration=OmegaConf.to_yaml(config, resolve=True),
+            configuration=resolved,
             data={"rows": corpus.counts(), "examples": len(labelled), "sha256 of the corpus": corpus.fingerprint},
-            warnings=_warnings(corpus, head, chosen.split),
+            warnings=_warnings(corpus, head, chosen.judged_split),
         )
         facts = decision_facts(head.decision, head.task, raw)
-        metrics = judge(predictions, official, facts, context, chosen.evaluation, output)
-    write_quarantine(corpus.quarantine, output / "quarantine.jsonl")
-    (output / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        metrics = judge(predictions, official, facts, context, chosen.evaluation, folder)
     for warning in context.warnings:
         progress.warn(warning)
-    progress.console.print(metrics_table(metrics, headline_metrics(head.task, official), chosen.split, len(labelled)))
-    progress.say(f"report: {output / 'report.html'}\npredictions: {output / 'predictions.parquet'}")
+    title = f"{head.task.name}, {chosen.judged_split}"
+    progress.console.print(metrics_table(metrics, headline_metrics(head.task, official), title, len(labelled)))
+    progress.say(f"report: {folder / 'report.html'}\npredictions: {folder / 'predictions.parquet'}")
 
 
-def _choose_head(heads: Mapping[str, Head], corpus: Corpus, asked: str | None) -> Head:
-    """The head to judge. Raises ConfigurationError or CorpusError where model and corpus do not fit."""
+def _choose_heads(heads: Mapping[str, Head], corpus: Corpus, asked: str | None) -> list[Head]:
+    """The heads to judge. Raises ConfigurationError or CorpusError where model and corpus do not fit."""
     if asked is not None and asked not in heads:
         raise ConfigurationError(f"task={asked}, but the model holds {', '.join(heads)}")
-    shared = [name for name in heads if name in corpus.tasks]
-    if asked is None and len(shared) > 1:
-        raise ConfigurationError(f"model and corpus share the tasks {', '.join(shared)}; choose one with task=…")
-    if not shared:
+    names = [asked] if asked else [name for name in heads if name in corpus.tasks]
+    if not names:
         raise CorpusError(
             f"corpus {corpus.name} has labels for {', '.join(corpus.tasks) or 'no task'}, "
             f"the model holds {', '.join(heads)}"
         )
-    head = heads[asked or shared[0]]
-    _check_labels(head.task, corpus.task(head.task.name), corpus.name)
-    return head
+    for name in names:
+        _check_labels(heads[name].task, corpus.task(name), corpus.name)
+    return [heads[name] for name in names]
 
 
 def _check_labels(model: Task, corpus: Task, name: str) -> None:

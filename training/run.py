@@ -117,7 +117,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
         )
         with progress.step(label) as notes:
             parts.append(_fit_one(config, fit, clean, split, cleaner, headline[0]))
-            notes.append(", ".join(f"{key} {value}" for key, value in parts[-1].chosen.items()))
+            notes += [f"{key} {value}" for key, value in parts[-1].chosen.items() if not isinstance(value, dict)]
     directory.mkdir(parents=True)
     try:
         with progress.step("judge on test"):

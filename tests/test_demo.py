@@ -1,0 +1,59 @@
+"""`make demo` on a machine without a network: three tracked runs, one model, the seed scored, the commands named."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from slantwise.model import load
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
+    folder = tmp_path_factory.mktemp("demo")
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "slantwise", "demo"],
+        cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "140"},
+    )  # fmt: skip
+    return folder, done.stdout, time.perf_counter() - start
+
+
+def test_it_takes_less_than_ninety_seconds_even_beside_another_test(demo: tuple[Path, str, float]) -> None:
+    assert demo[2] < 90
+
+
+def test_three_finished_runs_are_in_mlflow(demo: tuple[Path, str, float]) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{demo[0]}/mlruns/mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["slantwise"], output_format="list")
+    assert {run.data.tags["task"] for run in runs} == {"topic", "framing", "stance"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_one_model_holds_the_three_tasks(demo: tuple[Path, str, float]) -> None:
+    (directory,) = (demo[0] / "models").iterdir()
+    assert list(load(directory).heads) == ["topic", "framing", "stance"]
+
+
+def test_the_summary_shows_the_seed_with_all_its_targets(demo: tuple[Path, str, float]) -> None:
+    for expected in ("Khaled Iskef", "21st Century Wire", "Syrian Army", "Russia", "Hay'at Tahrir al-Sham", "Turkey"):
+        assert expected in demo[1]
+    assert re.search(r"topic\s+│ conflict_war_and_peace", demo[1])
+
+
+def test_the_named_reports_exist(demo: tuple[Path, str, float]) -> None:
+    reports = re.findall(r"^\s+(runs/\S+report\.html)$", demo[1], re.MULTILINE)
+    assert len(reports) == 3
+    assert all((demo[0] / report).is_file() for report in reports)
+
+
+def test_a_second_demo_works_beside_the_first(demo: tuple[Path, str, float]) -> None:
+    subprocess.run([sys.executable, "-m", "slantwise", "demo"], cwd=demo[0], capture_output=True, check=True)
+    assert len(list((demo[0] / "runs").iterdir())) == 6
