@@ -82,9 +82,9 @@ class CorpusConfig:
     files: list[FileConfig] = field(default_factory=list)
     joins: list[JoinConfig] = field(default_factory=list)
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    topic: LabelsConfig | None = None
-    framing: LabelsConfig | None = None
-    stance: LabelsConfig | None = None
+    topic: LabelsConfig = field(default_factory=LabelsConfig)
+    framing: LabelsConfig = field(default_factory=LabelsConfig)
+    stance: LabelsConfig = field(default_factory=LabelsConfig)
     merge_rows: bool = False  # rows with one id are one article with several stances
     fix_encoding: bool = False  # repair text that was decoded wrongly, such as "â€œ" (ftfy)
     drop_repeats: bool = False  # keep only the first of articles with the same text (case and punctuation folded)
@@ -94,8 +94,10 @@ class CorpusConfig:
     homepage: str | None = None
 
     def __post_init__(self) -> None:
+        if self.path is not None and self.files not in ([], [FileConfig(path=self.path)]):
+            raise ConfigurationError(f"corpus.path={self.path}, but corpus {self.name} names its files; use corpus=file")
         if self.path is not None:
-            self.files = [FileConfig(path=self.path), *self.files]
+            self.files = [FileConfig(path=self.path)]
         if not self.files:
             raise ConfigurationError(f"corpus {self.name}: no files; set corpus.path or corpus.files")
         if self.max_bad_rows < 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.config import ColumnsConfig, CorpusConfig, FileConfig
+from data.config import ColumnsConfig, CorpusConfig, FileConfig, LabelsConfig
 from data.labels import SPLIT_NAMES, LabelError, LabelReader, label_configs, make_task
 from data.readers import read_corpus_rows
 from slantwise.article import Article
@@ -155,11 +155,10 @@ class _Builder:
     bad: list[BadRow] = field(default_factory=list)
     rows: int = 0
     merged: int = 0
-    seen_columns: set[str] = field(default_factory=set)
 
     def add_file(self, file: FileConfig, root: Path) -> None:
         rows_before = self.rows
-        columns: set[str] = set()
+        columns: dict[str, None] = {}  # an ordered set
         checked = ""
         for row in read_corpus_rows(file, root):
             self.rows += 1
@@ -170,13 +169,12 @@ class _Builder:
             if row.file != checked and not row.file.endswith((".jsonl", ".ndjson")):
                 self._check_columns(row.file, values)
                 checked = row.file
-            columns.update(values)
+            columns.update(dict.fromkeys(values))
             self._add(row, values, file, root)
         if self.rows == rows_before:
             raise CorpusError(f"{root / file.path} holds no rows; expected at least one below the header")
         if columns:
             self._check_columns(str(root / file.path), dict.fromkeys(columns))
-        self.seen_columns |= columns
 
     def _joined(self, row: Row) -> dict[str, Any]:
         values = dict(row.values)
@@ -192,7 +190,7 @@ class _Builder:
         asked, standard = self.config.columns, ColumnsConfig()
         needed = {"text": asked.text, "id": asked.id}
         needed |= {n: getattr(asked, n) for n in (*OPTIONAL, "split") if getattr(asked, n) != getattr(standard, n)}
-        if any(getattr(self.config, name) is not None for name in self.readers):
+        if any(getattr(self.config, name) != LabelsConfig() for name in self.readers):
             for name, reader in self.readers.items():
                 c = reader.config
                 needed |= {f"{name} {column}": column for column in ([c.nested] if c.nested else c.columns)}
@@ -294,7 +292,7 @@ class _Builder:
         for task_name, reader in self.readers.items():
             if any(row[task_name] is not None for row in rows):
                 tasks[task_name] = reader.task
-            elif getattr(self.config, task_name) is not None:
+            elif getattr(self.config, task_name) != LabelsConfig():
                 column = reader.config.nested or ", ".join(reader.config.columns)
                 raise CorpusError(
                     f"corpus {name}: the {task_name} column {column!r} is empty in all {len(rows):,} rows"

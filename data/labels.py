@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from data.config import CorpusConfig, LabelsConfig
@@ -33,9 +33,23 @@ class LabelError(Exception):
 
 
 def label_configs(config: CorpusConfig) -> dict[str, LabelsConfig]:
-    """Task name -> where its labels stand. A corpus that names none is read as canonical rows."""
-    named = {name: getattr(config, name) for name in STANDARD if getattr(config, name) is not None}
-    return cast(dict[str, LabelsConfig], named) or dict(CANONICAL)
+    """Task name -> where its labels stand.
+
+    A corpus that says nothing of its labels is read as canonical rows; a task of which only the label set or the map
+    is given keeps the canonical columns.
+    """
+    named = {name: getattr(config, name) for name in STANDARD if getattr(config, name) != LabelsConfig()}
+    return {name: _with_canonical_columns(name, labels) for name, labels in named.items()} or dict(CANONICAL)
+
+
+def _with_canonical_columns(name: str, labels: LabelsConfig) -> LabelsConfig:
+    if labels.columns or labels.nested:
+        return labels
+    canonical = CANONICAL[name]
+    if name == "stance" and (labels.target or labels.target_name):
+        raise ConfigurationError("corpus.stance.columns is empty; name the column that holds the stance")
+    places = {key: getattr(canonical, key) for key in ("columns", "nested", "target", "start", "end")}
+    return replace(labels, **places)
 
 
 def make_task(name: str, config: LabelsConfig) -> Task:

@@ -44,16 +44,18 @@ READ_MORE = re.compile(
     re.IGNORECASE,
 )
 ADVERTISEMENT = re.compile(
-    r"^\W*(?:advertisements?|sponsored|promoted|paid (?:content|post|partner\w*)|ad\s*[:|–—-]|partner content|anzeige)\b"
+    r"^\W*(?:advertisements?|sponsored|promoted|paid (?:content|post|partner\w*)|ad\s*[:|–—-]"
+    r"|partner content|anzeige)\b"
     r"|\b(?:get your copy|limited offer|special offer|free trial|use (?:the )?(?:promo )?code|shop now|buy now"
     r"|order now|book now|% off|vpn deal|click here)\b",
     re.IGNORECASE,
 )
 NEWSLETTER = re.compile(
     r"^\W*(?:subscribe\b|sign ?up\b|join our\b|get (?:our|the) .{0,40}(?:newsletter|inbox|briefing|app)\b"
-    r"|follow (?:us|our|@|the author)|support our|donate\b|become a (?:member|subscriber|supporter)|share (?:this|on|via)\b"
-    r"|like us\b|download (?:the|our) .{0,20}app\b|enjoyed this|listen to this (?:article|story)|this article (?:was )?(?:first|originally) "
-    r"|reprinted with|all rights reserved|copyright\b|log in\b|create (?:a|an) .{0,12}account|comments? (?:are )?(?:closed|off)"
+    r"|follow (?:us|our|@|the author)|support our|donate\b|become a (?:member|subscriber|supporter)"
+    r"|share (?:this|on|via)\b|like us\b|download (?:the|our) .{0,20}app\b|enjoyed this"
+    r"|listen to this (?:article|story)|this article (?:was )?(?:first|originally) |reprinted with"
+    r"|all rights reserved|copyright\b|log in\b|create (?:a|an) .{0,12}account|comments? (?:are )?(?:closed|off)"
     r"|\d+ (?:comments?|shares?)\b|back to top|we use cookies|skip to|jump to|enable javascript)"
     r"|\bnewsletters?\b.{0,60}\b(?:inbox|sign up|subscribe)\b",
     re.IGNORECASE,
@@ -80,7 +82,8 @@ BLURB = re.compile(
     re.IGNORECASE,
 )
 DESK = re.compile(
-    r"^(?:[A-Z]\.\s?){1,4}$|^(?:the )?(?:[\w&'’-]+ ){0,4}(?:desk|staff|newsroom|team|correspondents?|editors?|reporters?|agency)$",
+    r"^(?:[A-Z]\.\s?){1,4}$"
+    r"|^(?:the )?(?:[\w&'’-]+ ){0,4}(?:desk|staff|newsroom|team|correspondents?|editors?|reporters?|agency)$",
     re.IGNORECASE,
 )
 BYLINE = re.compile(
@@ -150,7 +153,7 @@ class _Line:
 
     @property
     def is_prose(self) -> bool:
-        return self.words >= MIN_PROSE_WORDS and bool(SENTENCE_END.search(self.text)) or self.words >= 25
+        return (self.words >= MIN_PROSE_WORDS and bool(SENTENCE_END.search(self.text))) or self.words >= 25
 
 
 def _fold(text: str) -> str:

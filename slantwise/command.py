@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import difflib
+import io
 import os
 import re
 import sys
@@ -84,6 +84,8 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come out to the handlers below
+    # Hydra wants all overrides side by side, with no option among them
+    sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
     failures: list[SlantwiseError] = []
     composed = False
     several = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
@@ -118,6 +120,10 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
     if failures:
         print(f"error: {len(failures)} of the jobs failed", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
+
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
 
 
 def _report(error: SlantwiseError) -> int:
@@ -160,7 +166,9 @@ def _one_line(error: BaseException) -> str:
     """The message on one line, without the lines in which OmegaConf names its own types."""
     lines = (line.strip() for line in str(error).splitlines())
     internal = ("full_key:", "object_type=", "reference_type=", "To append")
-    return " ".join(line for line in lines if line and not line.startswith(internal))
+    message = " ".join(line for line in lines if line and not line.startswith(internal))
+    message = message.replace("a ListConfig, list or tuple", "a list")
+    return message.replace("ListConfig", "a list").replace("DictConfig", "keys with values")
 
 
 class Progress:

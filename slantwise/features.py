@@ -16,6 +16,7 @@ Each distinct document is analysed once, however many targets are asked of one t
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -47,8 +48,8 @@ REFUTING = frozenset(
     "refute refuted refutes reject rejects rejected dismiss dismissed dismisses wrong incorrect inaccurate myth lie "
     "lied fabricated fabrication made-up misleading contrary however but actually didnt isnt wasnt doesnt hasnt wont "
     "cant photoshopped staged fooled duped mistaken baseless unfounded disputed disputes contradict contradicts "
-    "correction corrected apologized apologised confirmed".split()
-) - {"confirmed"}
+    "correction corrected apologized apologised".split()
+)
 HEDGING = frozenset(
     "alleged allegedly allege alleges apparent apparently appear appears appeared claim claims claimed claiming could "
     "evidently likely may maybe might perhaps possible possibly potential potentially purported purportedly reported "
@@ -117,13 +118,13 @@ def count(documents: Iterable[Tokens], index: dict[str, int] | None = None) -> t
     """Term counts, float32 (n_documents, n_terms), and the terms; given an index, terms outside of it are left out."""
     grown: defaultdict[str, int] = defaultdict()
     grown.default_factory = grown.__len__
-    columns: list[int] = []
+    columns = array("i")
     pointers = [0]
     for document in documents:
         if index is None:
-            columns += [grown[term] for term in document]
+            columns.extend([grown[term] for term in document])
         else:
-            columns += [i for i in map(index.get, document) if i is not None]
+            columns.extend([i for i in map(index.get, document) if i is not None])
         pointers.append(len(columns))
     terms = list(grown if index is None else index)
     shape = (len(pointers) - 1, len(terms))
@@ -134,10 +135,9 @@ def count(documents: Iterable[Tokens], index: dict[str, int] | None = None) -> t
 
 def unit_rows(matrix: sparse.csr_array) -> sparse.csr_array:
     """Rows scaled to length one, in place; empty rows stay."""
-    norms = np.sqrt(np.add.reduceat(np.append(matrix.data**2, 0), matrix.indptr[:-1])) if matrix.shape[0] else []
-    lengths = np.diff(matrix.indptr)
-    norms = np.where(lengths > 0, norms, 1)
-    matrix.data /= np.repeat(norms, lengths).astype(np.float32)
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    norms = np.sqrt(np.bincount(rows, matrix.data.astype(np.float64) ** 2, minlength=matrix.shape[0]))
+    matrix.data /= norms[rows].astype(np.float32)
     return matrix
 
 
@@ -157,20 +157,20 @@ class Tfidf:
         self.terms, self.idf, self._index = terms, idf, {term: i for i, term in enumerate(terms)}
         return self
 
-    def fit_transform(self, documents: Sequence[Tokens]) -> sparse.csr_array:
+    def fit_transform(self, documents: Iterable[Tokens]) -> sparse.csr_array:
         counts, terms = self._count(documents, None)
         frequency = np.bincount(counts.indices, minlength=len(terms))
         order = np.array(sorted(range(len(terms)), key=lambda i: (-frequency[i], terms[i])), dtype=np.int64)
         order = order[frequency[order] >= self.settings.min_df][: self.settings.max_features]
-        idf = np.log((1 + len(documents)) / (1 + frequency[order])) + 1
+        idf = np.log((1 + counts.shape[0]) / (1 + frequency[order])) + 1
         self.restore([terms[i] for i in order], idf.astype(np.float32))
         return self._weigh(counts[:, order])
 
-    def transform(self, documents: Sequence[Tokens]) -> sparse.csr_array:
+    def transform(self, documents: Iterable[Tokens]) -> sparse.csr_array:
         """float32 (n_documents, n_terms), rows of length one."""
         return self._weigh(self._count(documents, self._index)[0])
 
-    def _count(self, documents: Sequence[Tokens], index: dict[str, int] | None) -> tuple[sparse.csr_array, list[str]]:
+    def _count(self, documents: Iterable[Tokens], index: dict[str, int] | None) -> tuple[sparse.csr_array, list[str]]:
         if self.parts is None:
             return count(documents, index)
         whole, tokens = count(documents)
@@ -376,7 +376,7 @@ class Relation:
     def _shares(
         self, pieces: _Sentences, text: Rows, targets: list[list[str]], target: Rows, best: Rows
     ) -> list[npt.NDArray[Any]]:
-        """Shares of the target's content words, weighted with their IDF, in the text, its opening, its best sentence."""
+        """IDF-weighted shares of the target's content words in the text, its opening, its best sentence; its rarest."""
         wanted = [_content(keys) for keys in targets]
         counts, terms = count(wanted)
         idf = self.tables["word"].weights(terms)
@@ -567,35 +567,36 @@ class FeatureSpace:
 
     def _documents(
         self, examples: Sequence[Example], batch: TargetedBatch | None
-    ) -> dict[str, tuple[list[list[str]], Rows]]:
+    ) -> dict[str, tuple[Iterable[Tokens], Rows]]:
         """For each block its distinct documents as terms, and the examples' rows among them."""
         settings = self.settings
 
-        def terms(texts: Iterable[str], shortest: int, longest: int) -> list[list[str]]:
-            return [ngrams(words(text), shortest, longest) for text in texts]
+        # Iterators: the n-grams of all documents at once would take many times the memory of the texts.
+        def terms(texts: Iterable[str], shortest: int, longest: int) -> Iterable[Tokens]:
+            return (ngrams(words(text), shortest, longest) for text in texts)
 
         if batch is not None and settings.mask:
             texts, rows = batch.masked()
         else:
             texts, rows = distinct(example.text for example in examples)
-        found: dict[str, tuple[list[list[str]], Rows]] = {}
+        found: dict[str, tuple[Iterable[Tokens], Rows]] = {}
         if "word" in self.blocks:
             found["word"] = (terms(texts, *settings.word_ngrams), rows)
         if "char" in self.blocks:
-            found["char"] = ([text.lower().split() for text in texts], rows)
+            found["char"] = ((text.lower().split() for text in texts), rows)
         if batch is None:
             return found
         if "side" in self.blocks:
             windows, rows = batch.windows(settings.window)
-            found["side"] = ([side_words(held) for held in windows], rows)
-            found["window"] = ([window_ngrams(held) for held in windows], rows)
+            found["side"] = (map(side_words, windows), rows)
+            found["window"] = (map(window_ngrams, windows), rows)
         if "sentence" in self.blocks:
             sentences, rows = batch.sentences()
             found["sentence"] = (terms(sentences, 1, 2), rows)
         if "target" in self.blocks:
             found["target"] = (terms(batch.targets, 1, 2), batch.target_rows)
         if "target_char" in self.blocks:
-            found["target_char"] = ([target.lower().split() for target in batch.targets], batch.target_rows)
+            found["target_char"] = ((target.lower().split() for target in batch.targets), batch.target_rows)
         return found
 
     def _frequent_targets(self, batch: TargetedBatch) -> list[str]:
@@ -663,7 +664,9 @@ class FeatureSpace:
     @property
     def n_features(self) -> int:
         basis = sum(map(len, self.hats.knots)) if self.hats is not None else 0
-        return sum(len(block.terms) for block in self.blocks.values()) + basis + sum(map(len, self.own_columns.values()))
+        return (
+            sum(len(block.terms) for block in self.blocks.values()) + basis + sum(map(len, self.own_columns.values()))
+        )
 
 
 def own_copies(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Head:
         filled = np.full((len(scores), n_labels), UNSEEN, np.float32)
         if kind == "multilabel":
             filled[:, self.labels] = 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
-        else:
+        elif self.labels:
             known = 1 - UNSEEN * (n_labels - len(self.labels))
             filled[:, self.labels] = known * softmax(scores)
         return filled
@@ -96,7 +96,7 @@ class LinearClassifier:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / SETTINGS).write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
         (directory / VOCABULARIES).write_text(json.dumps(vocabularies, ensure_ascii=False), encoding="utf-8")
-        np.savez(directory / ARRAYS, **arrays)
+        np.savez(directory / ARRAYS, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, directory: Path) -> LinearClassifier:
@@ -116,8 +116,8 @@ class LinearClassifier:
         except (KeyError, ValueError, TypeError) as error:
             files = ", ".join((SETTINGS, VOCABULARIES, ARRAYS))
             raise ModelError(f"{directory}: {files} do not belong together ({error})") from error
-        if head.coefficients.shape != (space.n_features, len(head.labels)):
-            expected = (space.n_features, len(head.labels))
+        expected = (space.n_features, len(head.labels))
+        if head.coefficients.shape != expected or head.intercept.shape != expected[1:]:
             raise ModelError(f"{directory / ARRAYS}: coefficients {head.coefficients.shape}; expected {expected}")
         return cls(task, space, head, first, settings.get("first_label"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from slantwise.errors import ModelError, TrackingError
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/", "s3://", "gs://", "abfss://", "http://", "https://")
+KEPT_BY_STORE = ("models:/", "runs:/")
 DEFAULT_STORE = "sqlite:///mlruns/mlflow.db"
 
 
@@ -22,6 +23,10 @@ def locate_model(model: str) -> Path:
         if not path.exists():
             raise ModelError(f"{path} does not exist; expected a model or run directory, or an MLflow URI")
         return path
+    local = Path(DEFAULT_STORE.removeprefix("sqlite:///"))
+    if model.startswith(KEPT_BY_STORE) and "MLFLOW_TRACKING_URI" not in os.environ and not local.exists():
+        # MLflow would make an empty store here
+        raise TrackingError(f"{model}: there is no MLflow store {local} here; set MLFLOW_TRACKING_URI to yours")
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException

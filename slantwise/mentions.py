@@ -127,7 +127,7 @@ def find_mentions(text: str | IndexedText, target: str, span: Range | None = Non
 
 
 def sentences(text: str) -> list[Range]:
-    """Character ranges of the sentences, in order; a line end closes a sentence, too. Blank stretches belong to none."""
+    """Character ranges of the sentences, in order, with the blanks that follow them; a line end closes one, too."""
     ends = [*(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     ranges = zip([0, *ends[:-1]], ends, strict=True)
     return [(start, end) for start, end in ranges if text[start:end].strip()]

@@ -138,7 +138,8 @@ class Model:
         }
         _write_json(
             draft / MANIFEST,
-            {"format": FORMAT, "slantwise": slantwise.__version__, "code_sha256": code_checksum(), "heads": heads, "files": files},
+            {"format": FORMAT, "slantwise": slantwise.__version__, "code_sha256": code_checksum(), "heads": heads,
+             "files": files},
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd  # at run time: MLflow reads the type of `model_input`, and warns where it finds none
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from slantwise.article import Article
@@ -28,9 +29,8 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
             )
         self.model = load(directory)
 
-    # no annotations: MLflow takes them for a schema of its own, and the signature is the one that counts
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Score rows (list of dict), one for each row of the table `model_input`."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> list[dict[str, Any]]:
+        """Score rows, one for each row of the table. Raises ScoringError for a row without text."""
         columns = {name: list(model_input[name]) for name in COLUMNS if name in model_input}
         n = len(model_input)
         if "text" not in columns:
@@ -54,16 +54,20 @@ def _string(columns: Mapping[str, Sequence[Any]], name: str, row: int) -> str | 
 
 
 def _text(value: Any, row: int) -> str:
-    if not isinstance(value, str) or not value.strip():
-        # the value itself stays out of the message: servers log it
-        raise ScoringError(f"row {row}: text is {'empty' if isinstance(value, str) else type(value).__name__}")
+    # the value itself stays out of the message: servers log it
+    if value is None or isinstance(value, float):  # NaN is how a table says "none"
+        raise ScoringError(f"row {row}: the text is missing")
+    if not isinstance(value, str):
+        raise ScoringError(f"row {row}: the text is no text but {type(value).__name__}")
+    if not value.strip():
+        raise ScoringError(f"row {row}: the text is empty")
     return value
 
 
 def _targets(value: Any, row: int) -> list[str]:
-    if value is None or isinstance(value, float):  # NaN is how a table says "none"
+    if value is None or isinstance(value, float):
         return []
     targets = list(value) if not isinstance(value, str) else None
     if targets is None or not all(isinstance(t, str) and t.strip() for t in targets):
         raise ScoringError(f"row {row}: targets is no list of names")
-    return targets
+    return [str(target) for target in targets]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize, minimize_scalar
+from sklearn.model_selection import GroupKFold
 
+from data.examples import LabelledExamples
 from slantwise.decision import TINY, Decision
 from slantwise.errors import ConfigurationError
 from slantwise.task import Task
@@ -24,12 +27,30 @@ class DecisionConfig:
     thresholds: str = "per_label"  # multilabel: per_label, global (one for all labels) or half (0.5)
     min_positives: int = 12  # a label with fewer validation examples shares the common sigmoid and threshold
     abstain_below: float | None = None  # multiclass: no label where the calibrated probability is smaller
+    cross_fit: int = 0  # folds of train + validation whose held-out probabilities it is fitted on; 0: validation alone
 
     def __post_init__(self) -> None:
         if self.thresholds not in ("per_label", "global", "half"):
             raise ConfigurationError(f"decision.thresholds={self.thresholds}; expected per_label, global or half")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise ConfigurationError(f"decision.abstain_below={self.abstain_below}; expected a probability")
+        if self.cross_fit < 0 or self.cross_fit == 1:
+            raise ConfigurationError(f"decision.cross_fit={self.cross_fit}; expected 0, or 2 folds or more")
+
+
+def held_out_probabilities(
+    fit: Callable[[LabelledExamples, LabelledExamples], FloatArray], labelled: LabelledExamples, folds: int, seed: int
+) -> FloatArray:
+    """Probabilities (n, n_labels) of every example by a classifier that did not see it, groups kept together.
+
+    `fit(rest, part)` gives the probabilities of `part` by a classifier fitted on `rest`. On a small corpus this is far
+    steadier than one validation split, at the price of `folds` more fits.
+    """
+    splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    probabilities = np.empty((len(labelled), len(labelled.task.labels)), dtype=np.float32)
+    for rest, part in splitter.split(labelled.gold, groups=labelled.groups):
+        probabilities[part] = fit(labelled.select(rest), labelled.select(part))
+    return probabilities
 
 
 def fit_decision(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +126,7 @@ def _first_label(task: Task, config: LinearConfig) -> int | None:
         return None
     if task.kind != "multiclass" or config.first_label not in task.labels or len(task.labels) < 3:
         raise ConfigurationError(
-            f"classifier.first_label={config.first_label!r}; expected a label of a multiclass task with three labels or "
+            f"classifier.first_label={config.first_label!r}; expected a label of a multiclass task with three or "
             f"more, here: {task.kind}, {', '.join(task.labels)}"
         )
     return task.labels.index(config.first_label)
@@ -192,8 +191,8 @@ class _Solver:
 
     def head(self, c: float) -> Head:
         labels = tuple(int(label) for label in self.classes)
-        if len(labels) == 1:
-            return self._constant(labels[0])
+        if len(labels) < 2:
+            return self._constant(labels)
         self.model.set_params(C=c)
         with warnings.catch_warnings():
             # A path of C holds values too large to be solved exactly; validation judges what comes of them.
@@ -208,11 +207,11 @@ class _Solver:
             intercept = np.append(np.zeros_like(intercept), intercept)
         return Head(labels, coefficients.astype(np.float32), intercept.astype(np.float32))
 
-    def _constant(self, label: int) -> Head:
-        """All examples have one class; a multilabel column is then sure in the measure of its examples."""
+    def _constant(self, labels: tuple[int, ...]) -> Head:
+        """One class or none to learn from; a multilabel column is then sure in the measure of its examples."""
         odds = float(np.log(2 * len(self.gold) + 1))
-        intercept = np.array([0.0, odds if label else -odds], dtype=np.float32)
-        return Head((label,), np.zeros((self.fold.width, 2), np.float32), intercept)
+        intercept = np.array([odds if label else -odds for label in labels], dtype=np.float32)
+        return Head(labels, np.zeros((self.fold.width, len(labels)), np.float32), intercept)
 
 
 class Fold:

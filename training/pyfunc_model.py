@@ -53,11 +53,13 @@ def _arguments(directory: Path) -> Iterator[dict[str, Any]]:
         warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
         code = Path(scratch) / "slantwise"
         shutil.copytree(CODE, code, ignore=shutil.ignore_patterns("__pycache__"))
+        model = load(directory)
+        model.save(Path(scratch) / "model")  # says that it goes with this release's code, whichever trained it
         yield {
             "python_model": str(Path(__file__).with_name("model_code.py")),
-            "artifacts": {"model": str(directory)},
+            "artifacts": {"model": str(Path(scratch) / "model")},
             "code_paths": [str(code)],
-            "signature": signature(load(directory).tasks),
+            "signature": signature(model.tasks),
             "input_example": pd.DataFrame(INPUT_EXAMPLE),
             "pip_requirements": [*requirements(), f"mlflow=={version('mlflow')}"],
         }

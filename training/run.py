@@ -41,12 +41,13 @@ from evaluation.predictions import Predictions
 from evaluation.tables import metrics_table
 from slantwise.cleaning import Cleaner
 from slantwise.command import Progress, run, to_object
+from slantwise.decision import Decision
 from slantwise.errors import ConfigurationError, TrackingError
 from slantwise.model import Head, Model
 from training import config as schemas
 from training import tracking
 from training.config import TrainConfig
-from training.decisions import fit_decision
+from training.decisions import fit_decision, held_out_probabilities
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cl
     if config.shuffle_train_labels:
         train_part, validation = _shuffled(train_part, config.split.seed), _shuffled(validation, config.split.seed + 1)
     fitted = fit(clean.task, train_part, validation, config.classifier)
-    decision = fit_decision(clean.task, fitted.validation_probabilities, validation.gold, config.decision, metric)
+    decision = _decision(config, fit, train_part, validation, fitted.validation_probabilities, metric)
     head = Head(clean.task, fitted.classifier, decision, cleaner)
     predictions, raw = predict(head, test, "test")
     # a refit classifier has seen validation: its honest validation probabilities are those from before the refit
@@ -181,6 +182,22 @@ def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cl
         validation.sources,
     )  # fmt: skip
     return Trained(head, honest, predictions, raw, label_shares(train_part), fitted.chosen)
+
+
+def _decision(
+    config: TrainConfig, fit: Any, train_part: LabelledExamples, validation: LabelledExamples,
+    probabilities: npt.NDArray[np.float32], metric: str,
+) -> Decision:  # fmt: skip
+    """The decision, fitted on the validation split or on held-out folds of train and validation; never on test."""
+    judged = validation
+    if config.decision.cross_fit:
+        judged = train_part + validation
+
+        def held_out(rest: LabelledExamples, part: LabelledExamples) -> npt.NDArray[np.float32]:
+            return fit(judged.task, rest, part, replace(config.classifier, refit=False)).validation_probabilities
+
+        probabilities = held_out_probabilities(held_out, judged, config.decision.cross_fit, config.split.seed)
+    return fit_decision(judged.task, probabilities, judged.gold, config.decision, metric)
 
 
 def _final_head(
@@ -194,7 +211,7 @@ def _final_head(
         split = split_without_test(clean, clusters, config.split)
         train_part, validation = clean.examples(split.rows("train")), clean.examples(split.rows("validation"))
         fitted = fit(clean.task, train_part, validation, config.classifier)
-        decision = fit_decision(clean.task, fitted.validation_probabilities, validation.gold, config.decision, metric)
+        decision = _decision(config, fit, train_part, validation, fitted.validation_probabilities, metric)
     return Head(clean.task, fitted.classifier, decision, cleaner)
 
 

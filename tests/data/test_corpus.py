@@ -182,7 +182,7 @@ def test_a_row_without_usable_text_id_or_split(tmp_path: Path, row: dict[str, An
 
 
 def test_the_first_of_two_rows_with_one_id_stays(tmp_path: Path) -> None:
-    rows = [{"id": 7, "text": "a"}, {"id": " 7 ", "text": "b"}]
+    rows: list[dict[str, Any]] = [{"id": 7, "text": "a"}, {"id": " 7 ", "text": "b"}]
     corpus = load(tmp_path, write_rows(tmp_path, rows), max_bad_rows=1)
     assert corpus.table["text"].to_pylist() == ["a"]
     assert corpus.quarantine[0].reason == f"this id stands already in {tmp_path / 'a.jsonl'}: line 1"

@@ -257,7 +257,10 @@ def test_a_known_title_wins_over_what_stands_on_the_page() -> None:
 
 
 def outlet_pages(n: int, line: str) -> list[str]:
-    return [f"A tram for district {'abcdefghij'[i]} is built there.\n{line}\nThe end of it is near." for i in range(n)]
+    names = ["heron", "otter", "lynx", "badger", "stoat", "marten", "vole", "hare", "wren"]
+    return [
+        f"On Monday a {name} was seen at the river.\n{line}\nNobody knows where the {name} is." for name in names[:n]
+    ]
 
 
 def test_a_line_that_recurs_in_one_outlet_goes_there_and_only_there() -> None:
@@ -284,10 +287,11 @@ def test_a_page_that_is_stored_several_times_counts_once() -> None:
 
 
 def test_a_head_before_a_colon_recurs_with_other_words_behind_it() -> None:
-    names = ["heron", "otter", "lynx", "badger", "stoat", "marten"]
-    pages = [("river.example", f"{PROSE}\nRiver picture: a {name} at dawn\nIt rained.") for name in names]
-    cleaned = Cleaner.fit(pages[:-1]).clean(pages[-1][1], "river.example")
-    assert [r.text for r in cleaned.removed] == ["River picture: a marten at dawn"]
+    seen = ["a barge", "two boats", "the weir", "low water", "a ferry"]
+    texts = [outlet_pages(i + 1, f"River view: {what} at noon")[-1] for i, what in enumerate(seen)]
+    cleaned = Cleaner.fit([("river.example", text) for text in texts])
+    page = cleaned.clean(outlet_pages(1, "River view: a marten at dawn")[0], "river.example")
+    assert [r.text for r in page.removed] == ["River view: a marten at dawn"]
 
 
 def test_without_furniture_nothing_is_learned() -> None:

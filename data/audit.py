@@ -1,0 +1,454 @@
+"""Audit: what a corpus holds and what is wrong with it, as figures. No model is trained here.
+
+Every function returns JSON-ready values. Shares are of 1; lengths are in words (between spaces).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.corpus import Corpus, fold_text
+from data.examples import LabelledExamples
+from data.prepare import CleanCorpus
+from data.splitting import TEST, TRAIN, VALIDATION, Split
+from slantwise.cleaning import Cleaner, Removed
+from slantwise.rows import BadRow
+
+Index = npt.NDArray[np.int64]
+
+MOST_VALUES = 40  # sources or targets in a table
+MOST_SHOWN = 12  # examples of clusters, conflicts, leaks and recurring lines
+MOST_LINES = 5  # recurring lines of an outlet
+EXCERPT = 240
+LANGUAGE_SAMPLE, LANGUAGE_CHARACTERS = 3000, 1000
+LENGTH_STEPS = 2  # bins of the length histogram for each doubling
+
+
+def audit(
+    corpus: Corpus,
+    clean: CleanCorpus,
+    removed: Sequence[Sequence[Removed]],
+    splits: Sequence[Split],
+    clusters: Index,
+) -> dict[str, Any]:
+    """All figures of a corpus and one of its tasks.
+
+    counts        of `corpus_counts`      quarantine  of `quarantine_reasons`
+    lengths       of `lengths`            languages   of `languages`
+    labels        of `label_balance`      cooccurrence  of `label_cooccurrence` (multilabel, else null)
+    sources, targets    of `values_by_label`; null where the corpus has none
+    duplicates    of `duplicates`         conflicts   of `conflicts`
+    splits        of `split_counts`       leakage     of `leakage`
+    cleaning      of `cleaning`
+
+    `removed` and `clusters` hold an entry for each article of `clean`, `splits` one split or one for each fold.
+    """
+    labelled = clean.examples(range(len(clean)))
+    articles, numbers = article_numbers(clean), text_numbers(clean.bodies)
+    targets = [example.target for example in labelled.examples]
+    return {
+        "counts": corpus_counts(corpus, clean, labelled),
+        "quarantine": quarantine_reasons(corpus.quarantine),
+        "lengths": lengths(clean.texts),
+        "languages": languages(clean),
+        "labels": label_balance(labelled),
+        "cooccurrence": label_cooccurrence(labelled),
+        "sources": values_by_label(labelled, labelled.sources),
+        "targets": values_by_label(labelled, targets) if clean.task.has_target else None,
+        "duplicates": duplicates(clean, numbers, clusters, splits),
+        "conflicts": conflicts(clean, numbers, labelled, articles),
+        "splits": split_counts(clean, splits),
+        "leakage": leakage(clean, numbers, clusters, splits, labelled, articles),
+        "cleaning": cleaning(clean, removed),
+    }
+
+
+def removed_lines(clean: CleanCorpus, cleaner: Cleaner) -> list[tuple[Removed, ...]]:
+    """The lines that cleaning took out of each article."""
+    return [cleaner.clean(row["text"], row["source"], row["title"]).removed for row in clean.rows]
+
+
+def article_numbers(clean: CleanCorpus) -> Index:
+    """The number of the article of each example, int64 (n_examples,)."""
+    counts = [len(row["stance"]) if clean.task.has_target else 1 for row in clean.rows]
+    return np.repeat(np.arange(len(clean)), counts)
+
+
+# --- Counts -----------------------------------------------------------------------------------------------------------
+
+
+def corpus_counts(corpus: Corpus, clean: CleanCorpus, labelled: LabelledExamples) -> dict[str, Any]:
+    """rows, articles, merged, quarantined, set_aside (rows = articles + merged + quarantined + set_aside), labelled
+    (articles with a label for the task), examples, and `text`, the equation in words."""
+    set_aside = sum(bad.expected_drop for bad in corpus.quarantine)
+    return {
+        "rows": corpus.rows_read,
+        "articles": len(corpus),
+        "merged": corpus.merged,
+        "quarantined": len(corpus.quarantine) - set_aside,
+        "set_aside": set_aside,
+        "labelled": len(clean),
+        "examples": len(labelled),
+        "text": corpus.counts(),
+    }
+
+
+def quarantine_reasons(quarantine: Iterable[BadRow]) -> list[dict[str, Any]]:
+    """[{field, reason, n, set_aside, example}], most frequent first; numbers and quoted values in a reason are "…"."""
+    seen: dict[tuple[str | None, str, bool], list[BadRow]] = defaultdict(list)
+    for bad in quarantine:
+        general = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S+: line \d+|\d+", "…", bad.reason)
+        seen[bad.field, general, bad.expected_drop].append(bad)
+    return [
+        {"field": field, "reason": reason, "n": len(rows), "set_aside": set_aside, "example": _example(rows[0])}
+        for (field, reason, set_aside), rows in sorted(seen.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _example(bad: BadRow) -> str:
+    return excerpt(str(replace(bad, file=Path(bad.file).name)))
+
+
+def lengths(texts: Sequence[str]) -> dict[str, Any]:
+    """min, median, mean, p95 and max in words, and `bins` [{low, high, n}], low <= words < high."""
+    n = np.array([len(text.split()) for text in texts])
+    steps = np.floor(LENGTH_STEPS * np.log2(np.maximum(n, 1))).astype(int)
+    edges = np.ceil(2 ** (np.arange(steps.max() + 2) / LENGTH_STEPS)).astype(int)
+    counts = np.bincount(steps)
+    first = int(steps.min())
+    bins = [
+        {"low": int(edges[i]), "high": int(edges[i + 1]), "n": int(counts[i])}
+        for i in range(first, len(counts))
+        if edges[i] < edges[i + 1]
+    ]
+    return {
+        "min": int(n.min()),
+        "median": float(np.median(n)),
+        "mean": float(n.mean()),
+        "p95": float(np.quantile(n, 0.95)),
+        "max": int(n.max()),
+        "bins": bins,
+    }
+
+
+def languages(clean: CleanCorpus) -> dict[str, Any]:
+    """`declared`: language to articles, as the corpus says; `found`: the same as py3langid says, of `checked` articles
+    taken at even steps, or null with a `reason`; `differing`: checked articles whose two languages differ."""
+    declared = Counter(row["language"] for row in clean.rows if row["language"])
+    figures: dict[str, Any] = {"declared": _counted(declared), "found": None, "checked": 0, "differing": 0}
+    try:
+        import py3langid
+    except ImportError:
+        return figures | {"reason": "py3langid is not installed"}
+    step = -(-len(clean) // LANGUAGE_SAMPLE)
+    found: Counter[str] = Counter()
+    for row, text in zip(clean.rows[::step], clean.texts[::step], strict=True):
+        language = str(py3langid.classify(text[:LANGUAGE_CHARACTERS])[0])
+        found[language] += 1
+        said = str(row["language"] or "").lower()
+        figures["differing"] += bool(said) and said.split("-")[0] != language
+    return figures | {"found": _counted(found), "checked": found.total(), "reason": None}
+
+
+def _counted(counter: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+
+
+# --- Labels -----------------------------------------------------------------------------------------------------------
+
+
+def indicator(labelled: LabelledExamples) -> npt.NDArray[np.int64]:
+    """1 where an example carries a label, (n, n_labels)."""
+    gold = labelled.gold
+    matrix = gold if gold.ndim == 2 else gold[:, None] == np.arange(len(labelled.task.labels))
+    return matrix.astype(np.int64)
+
+
+def label_balance(labelled: LabelledExamples) -> list[dict[str, Any]]:
+    """[{label, n, share}] of the examples, in the task's order; for multilabel a last row with label null: none."""
+    matrix = indicator(labelled)
+    rows: list[dict[str, Any]] = [
+        {"label": label, "n": int(n), "share": int(n) / len(labelled)}
+        for label, n in zip(labelled.task.labels, matrix.sum(axis=0), strict=True)
+    ]
+    if labelled.task.kind == "multilabel":
+        none = int((matrix.sum(axis=1) == 0).sum())
+        rows.append({"label": None, "n": none, "share": none / len(labelled)})
+    return rows
+
+
+def label_cooccurrence(labelled: LabelledExamples) -> list[list[int]] | None:
+    """Examples that carry both labels, (n_labels, n_labels); the diagonal: that carry the label. Multilabel only."""
+    if labelled.task.kind != "multilabel":
+        return None
+    matrix = indicator(labelled)
+    return [[int(n) for n in row] for row in matrix.T @ matrix]
+
+
+def values_by_label(labelled: LabelledExamples, values: Sequence[str | None]) -> dict[str, Any] | None:
+    """How labels spread over sources or targets; None where no example has one.
+
+    distinct, missing (examples without one), and `table` [{value, n, counts (in the task's order)}] of the most
+    frequent ones; `others`: how many values are not in the table, `others_n`: their examples.
+    """
+    matrix = indicator(labelled)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for i, value in enumerate(values):
+        if value:
+            rows_of[value].append(i)
+    if not rows_of:
+        return None
+    order = sorted(rows_of, key=lambda value: (-len(rows_of[value]), value))
+    table = [
+        {"value": value, "n": len(rows_of[value]), "counts": [int(n) for n in matrix[rows_of[value]].sum(axis=0)]}
+        for value in order[:MOST_VALUES]
+    ]
+    others = order[MOST_VALUES:]
+    return {
+        "distinct": len(order),
+        "missing": sum(not value for value in values),
+        "table": table,
+        "others": len(others),
+        "others_n": sum(len(rows_of[value]) for value in others),
+    }
+
+
+# --- Duplicates and conflicts -----------------------------------------------------------------------------------------
+
+
+def duplicates(clean: CleanCorpus, numbers: Index, clusters: Index, splits: Sequence[Split]) -> dict[str, Any]:
+    """Articles whose text another one has too.
+
+    exact   {clusters, articles, surplus}: texts equal but for case and punctuation; surplus = articles - clusters
+    near    the same for clusters of near-duplicates, which hold the exact ones
+    sizes   [{size, n}]: near clusters by their number of articles
+    straddling  near clusters with articles in more than one part of the split, summed over folds
+    largest [{size, distinct, ids, sources, labels, excerpt}]: distinct texts, first ids, label to articles
+    """
+    exact = _members(numbers)
+    near = _members(clusters)
+    sizes = Counter(len(rows) for rows in near.values())
+    largest = sorted(near.values(), key=lambda rows: (-len(rows), clean.rows[rows[0]]["id"]))[:MOST_SHOWN]
+    return {
+        "exact": _cluster_counts(exact),
+        "near": _cluster_counts(near),
+        "sizes": [{"size": size, "n": sizes[size]} for size in sorted(sizes)],
+        "straddling": sum(split.straddling for split in splits),
+        "largest": [_cluster(clean, numbers, rows) for rows in largest],
+    }
+
+
+def text_numbers(texts: Iterable[str]) -> Index:
+    """A number for each text, int64 (n,), the same for texts that are equal but for case and punctuation."""
+    numbers: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(fold_text(text).encode("utf-8", "replace"), digest_size=16).digest() for text in texts)
+    return np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], dtype=np.int64)
+
+
+def _members(clusters: Index) -> dict[int, list[int]]:
+    """Cluster number -> its articles, of clusters of two or more."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, number in enumerate(clusters.tolist()):
+        members[number].append(i)
+    return {number: rows for number, rows in members.items() if len(rows) > 1}
+
+
+def _cluster_counts(members: Mapping[int, Sequence[int]]) -> dict[str, int]:
+    articles = sum(len(rows) for rows in members.values())
+    return {"clusters": len(members), "articles": articles, "surplus": articles - len(members)}
+
+
+def _cluster(clean: CleanCorpus, numbers: Index, rows: Sequence[int]) -> dict[str, Any]:
+    labels = Counter(name for i in rows for name in _label_names(clean, i))
+    return {
+        "size": len(rows),
+        "distinct": len({int(numbers[i]) for i in rows}),
+        "ids": [clean.rows[i]["id"] for i in rows[:5]],
+        "sources": sorted({clean.rows[i]["source"] for i in rows if clean.rows[i]["source"]})[:5],
+        "labels": _counted(labels),
+        "excerpt": excerpt(clean.bodies[rows[0]]),
+    }
+
+
+def _label_names(clean: CleanCorpus, i: int) -> list[str]:
+    row = clean.rows[i]
+    if clean.task.has_target:
+        return [stance["stance"] for stance in row["stance"]]
+    return list(row[clean.task.name]) or ["(none)"]
+
+
+def conflicts(clean: CleanCorpus, numbers: Index, labelled: LabelledExamples, articles: Index) -> dict[str, Any]:
+    """Examples with the same text (but for case and punctuation) and target, and different labels.
+
+    repeats: examples whose text and target stand in an earlier example; texts: distinct ones with a conflict;
+    examples: those that carry them; shown: [{excerpt, target, labels, ids}], label (or label set) to examples.
+    """
+    seen: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for i, example in enumerate(labelled.examples):
+        seen[int(numbers[articles[i]]), fold_text(example.target or "")].append(i)
+    matrix = indicator(labelled)
+    found = [rows for rows in seen.values() if len(rows) > 1 and len(np.unique(matrix[rows], axis=0)) > 1]
+    found.sort(key=len, reverse=True)
+
+    def label_set(i: int) -> str:
+        return " + ".join(labelled.task.labels[j] for j in np.flatnonzero(matrix[i])) or "(none)"
+
+    shown = [
+        {
+            "excerpt": excerpt(clean.bodies[articles[rows[0]]]),
+            "target": labelled.examples[rows[0]].target,
+            "labels": _counted(Counter(map(label_set, rows))),
+            "ids": list(dict.fromkeys(labelled.ids[i] for i in rows))[:5],
+        }
+        for rows in found[:MOST_SHOWN]
+    ]
+    return {
+        "repeats": sum(len(rows) - 1 for rows in seen.values()),
+        "texts": len(found),
+        "examples": sum(map(len, found)),
+        "shown": shown,
+    }
+
+
+# --- Splits and leakage -----------------------------------------------------------------------------------------------
+
+
+def split_counts(clean: CleanCorpus, splits: Sequence[Split]) -> dict[str, Any]:
+    """folds, and `parts`: train, validation and test to {articles, examples, labels}, of the first fold; labels in the
+    task's order."""
+    parts = {}
+    for name in (TRAIN, VALIDATION, TEST):
+        rows = splits[0].rows(name)
+        part = clean.examples(rows)
+        labels = [int(n) for n in indicator(part).sum(axis=0)]
+        parts[name] = {"articles": len(rows), "examples": len(part), "labels": labels}
+    return {"folds": len(splits), "parts": parts}
+
+
+def leakage(
+    clean: CleanCorpus,
+    numbers: Index,
+    clusters: Index,
+    splits: Sequence[Split],
+    labelled: LabelledExamples,
+    articles: Index,
+) -> dict[str, Any]:
+    """What of the test split stands in train or validation as well; with folds, summed over them.
+
+    articles, examples   of the test split
+    exact, near          test articles whose text (but for case and punctuation) or a near-duplicate of it stands there;
+                         `near` counts the exact ones too
+    shown                [{id, excerpt, other}]: test articles and the id of one that they repeat
+    shared               [{what, distinct, shared, examples, of}] for target, "text and target", title, source and
+                         group, where the corpus has them: distinct values in test, those that stand in train or
+                         validation too, and the test examples with such a value, of `of` that have one
+    """
+    figures: dict[str, Any] = {"articles": 0, "examples": 0, "exact": 0, "near": 0, "shown": []}
+    shown: list[dict[str, Any]] = []
+    for split in splits:
+        in_test = np.array([name == TEST for name in split.assignment])
+        test, rest = np.flatnonzero(in_test), np.flatnonzero(~in_test)
+        exact, near = (np.isin(codes[test], codes[rest]) for codes in (numbers, clusters))
+        figures["articles"] += len(test)
+        figures["examples"] += int(in_test[articles].sum())
+        figures["exact"] += int(exact.sum())
+        figures["near"] += int((exact | near).sum())
+        first = {int(clusters[i]): int(i) for i in rest[::-1]}
+        shown += [_leak(clean, i, first[int(clusters[i])]) for i in test[near][: MOST_SHOWN - len(shown)].tolist()]
+    figures["shown"] = shown
+    figures["shared"] = [
+        shared
+        for what, values in _shareable(clean, labelled, articles, numbers).items()
+        if (shared := _shared(what, values, splits, articles)) is not None
+    ]
+    return figures
+
+
+def _leak(clean: CleanCorpus, i: int, other: int) -> dict[str, Any]:
+    return {"id": clean.rows[i]["id"], "other": clean.rows[other]["id"], "excerpt": excerpt(clean.bodies[i])}
+
+
+def _shareable(
+    clean: CleanCorpus, labelled: LabelledExamples, articles: Index, numbers: Index
+) -> dict[str, list[str | None]]:
+    """Kind of value -> the value of each example, folded."""
+    columns: dict[str, list[str | None]] = {}
+    if clean.task.has_target:
+        folded = [fold_text(example.target or "") for example in labelled.examples]
+        columns["target"] = [*folded]
+        columns["text and target"] = [f"{numbers[i]} {target}" for i, target in zip(articles, folded, strict=True)]
+    for name in ("title", "source", "group"):
+        of_article = [fold_text(row[name]) if row[name] else None for row in clean.rows]
+        columns[name] = [of_article[i] for i in articles]
+    return columns
+
+
+def _shared(what: str, values: Sequence[str | None], splits: Sequence[Split], articles: Index) -> dict[str, Any] | None:
+    """One row of `leakage`'s shared, None where no test example has such a value."""
+    row: dict[str, Any] = {"what": what, "distinct": 0, "shared": 0, "examples": 0, "of": 0}
+    for split in splits:
+        in_test = np.array([name == TEST for name in split.assignment])[articles]
+        test = Counter(value for value, inside in zip(values, in_test, strict=True) if inside and value)
+        rest = {value for value, inside in zip(values, in_test, strict=True) if not inside and value}
+        row["distinct"] += len(test)
+        row["shared"] += len(test.keys() & rest)
+        row["examples"] += sum(n for value, n in test.items() if value in rest)
+        row["of"] += test.total()
+    return row if row["of"] else None
+
+
+# --- Cleaning ---------------------------------------------------------------------------------------------------------
+
+
+def cleaning(clean: CleanCorpus, removed: Sequence[Sequence[Removed]]) -> dict[str, Any]:
+    """What cleaning removed.
+
+    articles   with a removed line; lines: of all of them; words: their words, and `share` of all words
+    reasons    [{reason, lines, articles, example}], most frequent first
+    recurring  [{source, lines: [{text, n}]}]: the removed lines (numbers as 0) that stand in most articles of a source,
+               two or more, the sources with most articles first; source null: articles that name none
+    """
+    lines, holding, example = Counter[str](), Counter[str](), dict[str, str]()
+    of_source: dict[str | None, Counter[str]] = defaultdict(Counter)
+    articles_of: Counter[str | None] = Counter()
+    words = 0
+    for row, page in zip(clean.rows, removed, strict=True):
+        articles_of[row["source"]] += 1
+        lines.update(line.reason for line in page)
+        holding.update({line.reason for line in page})
+        words += sum(len(line.text.split()) for line in page)
+        for line in page:
+            example.setdefault(line.reason, excerpt(line.text))
+        of_source[row["source"]].update({re.sub(r"\d+", "0", line.text) for line in page if line.reason != "title"})
+    kept = sum(len(text.split()) for text in clean.bodies)
+    recurring = [
+        {"source": source, "lines": [{"text": excerpt(text), "n": n} for text, n in top]}
+        for source, _ in articles_of.most_common(MOST_SHOWN)
+        if (top := [(text, n) for text, n in of_source[source].most_common(MOST_LINES) if n > 1])
+    ]
+    return {
+        "articles": sum(bool(page) for page in removed),
+        "lines": lines.total(),
+        "words": words,
+        "share": words / max(1, words + kept),
+        "reasons": [
+            {"reason": reason, "lines": n, "articles": holding[reason], "example": example[reason]}
+            for reason, n in lines.most_common()
+        ],
+        "recurring": recurring,
+    }
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXCERPT else line[:EXCERPT].rstrip() + " …"

@@ -1,0 +1,173 @@
+"""From a corpus to cleaned, split, labelled examples."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
+from data.corpus import Corpus, load_corpus
+from data.prepare import CleanCorpus, clean_corpus, encode, fit_cleaner, split_corpus, split_without_test
+from slantwise.task import Task
+
+Row = dict[str, Any]
+
+
+def corpus_of(rows: list[Row], folder: Path) -> Corpus:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_corpus(CorpusConfig(path=str(path)))
+
+
+def clean(corpus: Corpus, task: str) -> CleanCorpus:
+    return clean_corpus(corpus, corpus.task(task), fit_cleaner(corpus, CleaningConfig()))
+
+
+def reprinted(rows: list[Row], seed: int) -> list[Row]:
+    """The rows and, of a third of them, a second printing: another title and outlet, a sentence more, other case."""
+    draw = random.Random(seed)
+    copies = []
+    for row in draw.sample(rows, len(rows) // 3):
+        text = draw.choice([row["text"], row["text"].upper(), row["text"] + " More follows in the evening edition."])
+        copies.append(
+            {**row, "id": f"{row['id']}-again", "title": "Printed again", "source": "wire.example", "text": text}
+        )
+    return rows + copies
+
+
+@pytest.mark.parametrize("kind", [SplitKind.stratified, SplitKind.temporal, SplitKind.kfold])
+@pytest.mark.parametrize("task", ["topic", "framing", "stance"])
+def test_second_printings_never_straddle_two_splits(
+    tmp_path: Path, tiny_rows: list[Row], kind: SplitKind, task: str
+) -> None:
+    cleaned = clean(corpus_of(reprinted(tiny_rows, 1), tmp_path), task)
+    splits, _ = split_corpus(cleaned, SplitConfig(kind=kind, folds=3))
+    for split in splits:
+        place = dict(zip((row["id"] for row in cleaned.rows), split.assignment, strict=True))
+        assert [id_ for id_ in place if place[id_] != place[id_.removesuffix("-again")]] == []
+        assert split.straddling == 0
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([SplitKind.stratified, SplitKind.temporal, SplitKind.kfold]))
+def test_the_order_of_the_rows_changes_neither_texts_nor_splits(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, kind: SplitKind
+) -> None:
+    from_sample = Path(__file__).parents[2] / "data" / "sample" / "articles.jsonl"
+    lines = from_sample.read_text(encoding="utf-8").splitlines()[:90]
+    rows = [json.loads(line) for line in lines]
+    results = []
+    for order in (rows, random.Random(seed).sample(rows, len(rows))):
+        cleaned = clean(corpus_of(order, tmp_path_factory.mktemp("corpus")), "topic")
+        ids = [row["id"] for row in cleaned.rows]
+        splits, _ = split_corpus(cleaned, SplitConfig(kind=kind, folds=3))
+        results.append((
+            dict(zip(ids, cleaned.texts, strict=True)),
+            [dict(zip(ids, split.assignment, strict=True)) for split in splits],
+        ))  # fmt: skip
+    assert results[0] == results[1]
+
+
+def test_only_articles_that_are_labelled_for_the_task_are_kept(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    for row in tiny_rows[::2]:
+        row["topic"] = None
+    corpus = corpus_of(tiny_rows, tmp_path)
+    assert [row["id"] for row in clean(corpus, "topic").rows] == [row["id"] for row in tiny_rows[1::2]]
+    assert len(clean(corpus, "stance")) == len(tiny_rows)
+
+
+def test_the_classifier_sees_title_and_body_and_duplicates_are_found_by_the_body(tiny_corpus: Corpus) -> None:
+    cleaned = clean(tiny_corpus, "topic")
+    row = cleaned.rows[5]
+    assert cleaned.texts[5] == f"{row['title']}\n\n{row['text']}"
+    assert cleaned.bodies[5] == row["text"]
+
+
+def test_recurring_lines_of_an_outlet_are_removed_and_counted(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    for row in tiny_rows:
+        row["text"] += f"\n\nAll rights with {row['source']} since 1901"
+    cleaned = clean(corpus_of(tiny_rows, tmp_path), "topic")
+    assert not any("since 1901" in text for text in cleaned.texts)
+    assert cleaned.furniture_lines == len(tiny_rows)
+
+
+def test_topic_examples_are_aligned(tiny_corpus: Corpus, tiny_rows: list[Row]) -> None:
+    examples = clean(tiny_corpus, "topic").examples([4, 2])
+    assert examples.ids == examples.groups == ["a004", "a002"]
+    assert [examples.task.labels[i] for i in examples.gold] == [tiny_rows[4]["topic"], tiny_rows[2]["topic"]]
+    assert [e.target for e in examples.examples] == [None, None]
+    assert examples.sources == [tiny_rows[4]["source"], tiny_rows[2]["source"]]
+
+
+def test_framing_gold_is_one_column_a_label(tiny_corpus: Corpus, tiny_rows: list[Row]) -> None:
+    examples = clean(tiny_corpus, "framing").examples(range(12))
+    assert examples.gold.dtype == bool
+    assert examples.gold.shape == (12, len(examples.task.labels))
+    for gold, row in zip(examples.gold, tiny_rows, strict=False):
+        assert [label for label, on in zip(examples.task.labels, gold, strict=True) if on] == row["frames"]
+
+
+def test_a_stance_article_is_one_example_a_target(tmp_path: Path) -> None:
+    text = "Ann met Bo in the old harbour town and praised the plan. Later Bo rejected it in front of Ann."
+    stances = [
+        {"target": "Bo", "stance": "against", "start": text.rindex("Bo"), "end": text.rindex("Bo") + 2},
+        {"target": "Ann", "stance": "favor"},
+        {"target": "the bridge", "stance": "neutral", "start": 5, "end": 15},
+    ]
+    row = {"id": "1", "text": text, "title": "Harbour", "source": "x", "stances": stances}
+    examples = clean(corpus_of([row], tmp_path), "stance").examples([0])
+    assert examples.ids == ["1", "1", "1"]
+    assert [e.target for e in examples.examples] == ["Bo", "Ann", "the bridge"]
+    first, second, third = examples.examples
+    assert first.span is not None
+    start, end = first.span
+    assert (first.text[start:end], start) == ("Bo", first.text.rindex("Bo"))  # the marked one, moved by the title
+    assert (second.span, third.span) == (None, None)  # no mark; a mark that stands nowhere in the text
+    assert [examples.task.labels[i] for i in examples.gold] == ["against", "favor", "neutral"]
+
+
+def test_groups_are_the_group_column_or_the_id(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    tiny_rows[0]["group"] = tiny_rows[1]["group"] = "story"
+    examples = clean(corpus_of(tiny_rows, tmp_path), "topic").examples([0, 1, 2])
+    assert examples.groups == ["story", "story", "a002"]
+
+
+def test_examples_are_selected_and_joined_in_order(tiny_corpus: Corpus) -> None:
+    every = clean(tiny_corpus, "framing").examples(range(10))
+    joined = every.select([3, 1]) + every.select([7])
+    assert list(joined.ids) == ["a003", "a001", "a007"]
+    assert np.array_equal(joined.gold, every.gold[[3, 1, 7]])
+    assert len(joined) == 3
+
+
+def test_encode_follows_the_order_of_the_tasks_labels() -> None:
+    assert encode([["b"], ["a"]], Task("topic", "multiclass", ("b", "a"))).tolist() == [0, 1]
+    assert encode([["b", "c"], []], Task("framing", "multilabel", ("c", "a", "b"))).tolist() == [
+        [True, False, True],
+        [False, False, False],
+    ]
+
+
+def test_without_test_every_article_is_for_training_or_validation(tiny_corpus: Corpus) -> None:
+    cleaned = clean(tiny_corpus, "stance")
+    config = SplitConfig(kind=SplitKind.kfold, folds=3)
+    _, clusters = split_corpus(cleaned, config)
+    split = split_without_test(cleaned, clusters, config)
+    assert set(split.assignment) == {"train", "validation"}
+    assert len(split.assignment) == len(cleaned)
+
+
+def test_a_given_split_reaches_the_examples(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    for number, row in enumerate(tiny_rows):
+        row["split"] = "test" if number % 4 == 0 else "train"
+    cleaned = clean(corpus_of(tiny_rows, tmp_path), "topic")
+    (split,), _ = split_corpus(cleaned, SplitConfig(kind=SplitKind.given))
+    assert split.rows("test") == list(range(0, len(tiny_rows), 4))
+    assert 0 < len(split.rows("validation")) < 20
