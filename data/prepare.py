@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,7 @@ def _items(clean: CleanCorpus, clusters: npt.NDArray[np.int64]) -> Items:
         ids=[row["id"] for row in clean.rows],
         clusters=clusters,
         labels=_label_counts(clean),
+        first_labels=[next(iter(_labels(row, clean.task)), None) for row in clean.rows],
         sources=[row["source"] for row in clean.rows],
         targets=[[s["target"] for s in row["stance"]] if row["stance"] else [] for row in clean.rows],
         groups=[row["group"] for row in clean.rows],
@@ -124,12 +125,16 @@ def _items(clean: CleanCorpus, clusters: npt.NDArray[np.int64]) -> Items:
     )
 
 
+def _labels(row: Mapping[str, Any], task: Task) -> list[str]:
+    """The labels of an article in the order of its row; a stance article has one for each target."""
+    return [entry["stance"] for entry in row["stance"]] if task.has_target else row[task.name]
+
+
 def _label_counts(clean: CleanCorpus) -> npt.NDArray[np.float64]:
     """(n_articles, n_labels): how often an article carries each label (a stance article: over its targets)."""
     index = {label: i for i, label in enumerate(clean.task.labels)}
     counts = np.zeros((len(clean.rows), len(index)))
     for i, row in enumerate(clean.rows):
-        labels = [s["stance"] for s in row["stance"]] if clean.task.has_target else row[clean.task.name]
-        for label in labels:
+        for label in _labels(row, clean.task):
             counts[i, index[label]] += 1
     return counts

@@ -24,12 +24,13 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 @dataclass(frozen=True)
 class Items:
-    """What a splitter may look at, aligned: ids, duplicate clusters, sources, targets, groups, dates, given splits and
-    the label counts (n, n_labels) of each article."""
+    """What a splitter may look at, aligned: ids, duplicate clusters, sources, targets, groups, dates, given splits,
+    the label counts (n, n_labels) of each article, and the label that its row names first."""
 
     ids: Sequence[str]
     clusters: npt.NDArray[np.int64]
     labels: npt.NDArray[np.float64]
+    first_labels: Sequence[str | None]
     sources: Sequence[str | None]
     targets: Sequence[Sequence[str]]
     groups: Sequence[str | None]
@@ -227,17 +228,17 @@ def _temporal(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]
     return [assignment]
 
 
-def _codes(items: Items) -> npt.NDArray[np.int64]:
-    """One class for each article, for scikit-learn's stratification: its first label."""
-    if (items.labels.sum(axis=1) < 1).any():
+def _strata(items: Items) -> list[str]:
+    """One class for each article, for scikit-learn's stratification: the label that its row names first."""
+    if None in items.first_labels:
         raise ConfigurationError("row_holdout and row_kfold stratify by one label; an article has none")
-    return np.asarray(items.labels.argmax(axis=1), dtype=np.int64)
+    return [str(label) for label in items.first_labels]
 
 
 def _row_holdout(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
     from sklearn.model_selection import train_test_split
 
-    codes = _codes(items)
+    codes = _strata(items)
     try:
         _, test = train_test_split(
             np.arange(len(codes)), test_size=config.test, stratify=codes, random_state=config.seed
@@ -250,7 +251,7 @@ def _row_holdout(items: Items, config: SplitConfig) -> list[npt.NDArray[np.objec
 def _row_kfold(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
     from sklearn.model_selection import StratifiedKFold
 
-    codes, groups = _codes(items), _groups(items, config)
+    codes, groups = _strata(items), _groups(items, config)
     splitter = StratifiedKFold(n_splits=config.folds, shuffle=True, random_state=config.seed)
     try:
         folds = list(splitter.split(codes, codes))

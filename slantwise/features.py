@@ -31,6 +31,7 @@ from scipy import sparse
 
 from slantwise.article import Example
 from slantwise.mentions import FUNCTION_WORDS, IndexedText, Mentions, find_mentions, word_key
+from slantwise.polarity import count_polarity
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -452,7 +453,7 @@ def _cues(pieces: _Sentences, text: Rows, targets: list[list[str]], target: Rows
 
 
 def _mention_columns(batch: TargetedBatch) -> list[npt.NDArray[Any]]:
-    """Kind, number, first place, and cue words near the mentions."""
+    """Kind, number and first place of the mentions, cue words near them, praise and blame near and far."""
     rows = batch.mention_rows
     texts = [batch.texts[i] for i in batch.mention_text]
     first = [
@@ -468,8 +469,27 @@ def _mention_columns(batch: TargetedBatch) -> list[npt.NDArray[Any]]:
         np.log1p([len(m.ranges) for m in batch.mentions]),
         np.array(first),
         *(np.log1p([sum(word in cues for word in keys) for keys in near]) for cues in (REFUTING, HEDGING)),
+        *_polarity_columns(near),
+        *_polarity_columns([_held_keys(t, m) for t, m in zip(texts, batch.mentions, strict=True)]),
     ]
-    return [column[rows] for column in columns]
+    whole = [column[batch.text_rows] for column in _polarity_columns([text.keys for text in batch.texts])]
+    return [*(column[rows] for column in columns), *whole]
+
+
+def _held_keys(text: IndexedText, mentions: Mentions) -> list[str]:
+    """The words of the sentences that hold a mention."""
+    held = []
+    for start, end in text.sentences:
+        if any(start <= first < end for first, _ in mentions.ranges):
+            held += text.keys[bisect_left(text.starts, start) : bisect_left(text.starts, end)]
+    return held
+
+
+def _polarity_columns(documents: Sequence[Tokens]) -> list[npt.NDArray[Any]]:
+    """How much praise outweighs blame, and blame praise, both in [0, 1): 0 where neither does."""
+    counts = np.array([count_polarity(words) for words in documents], dtype=np.float64).reshape(-1, 2)
+    balance = (counts[:, 0] - counts[:, 1]) / (counts.sum(axis=1) + 1)
+    return [np.maximum(balance, 0), np.maximum(-balance, 0)]
 
 
 class Hats:

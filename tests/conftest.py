@@ -29,7 +29,7 @@ WORDS = {
 FRAMES = {"economic": _words("cost budget price"), "morality": _words("duty conscience virtue")}
 STANCES = {"favor": _words("praised welcomed"), "against": _words("condemned rejected"), "neutral": _words("met saw")}
 FILLER = _words("the a town people yesterday morning street report said early late north south bridge market")
-TARGETS = ("Mayor Oduya", "Harbour Plan")
+TARGETS = ("City Mayor", "Harbour Plan")
 OUTLETS = ("north.example", "south.example", "west.example")
 
 

@@ -14,7 +14,7 @@ import pytest
 from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
 from data.corpus import SCHEMA, Corpus, fold_text, load_corpus, write_quarantine
 from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
-from slantwise.rows import Format
+from slantwise.rows import BadRow, Format
 
 TOPIC = LabelsConfig(columns=["topic"], labels=["art", "sport"])
 
@@ -144,6 +144,11 @@ def test_quarantine_is_written_one_object_a_line(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [set(row) for row in rows] == [{"file", "line", "field", "value", "reason", "expected_drop"}] * 3
     assert [(row["line"], row["field"]) for row in rows] == [(3, "text"), (4, None), (5, "topic")]
+
+
+def test_quarantine_holds_what_no_encoding_can(tmp_path: Path) -> None:
+    write_quarantine((BadRow("a.txt", 1, None, "caf\udce9", "the reason"),), tmp_path / "q.jsonl")
+    assert json.loads((tmp_path / "q.jsonl").read_text(encoding="utf-8"))["value"] == "caf\udce9"
 
 
 def test_a_corpus_without_a_usable_row_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_second_printings_never_straddle_two_splits(
         assert split.straddling == 0
 
 
+def test_duplicates_are_found_by_the_body_whatever_the_title(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    first, second = tiny_rows[0], {**tiny_rows[0], "id": "again", "title": " ".join(f"word{i}" for i in range(60))}
+    _, clusters = split_corpus(clean(corpus_of([first, second, *tiny_rows[1:]], tmp_path), "topic"), SplitConfig())
+    assert clusters[0] == clusters[1]
+
+
 @settings(max_examples=4, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([SplitKind.stratified, SplitKind.temporal, SplitKind.kfold]))
 def test_the_order_of_the_rows_changes_neither_texts_nor_splits(

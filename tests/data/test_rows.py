@@ -73,6 +73,10 @@ def test_only_a_line_feed_ends_a_jsonl_row(write: Write, separator: str) -> None
         assert values(write("a.jsonl", line + "\n")) == [{"text": text}]
 
 
+def test_a_carriage_return_within_an_object_ends_no_row(write: Write) -> None:
+    assert values(write("a.jsonl", '{"id":\r"1"}\r\n{"id": "2"}\r\n')) == [{"id": "1"}, {"id": "2"}]
+
+
 def test_malformed_json_on_line_7_of_10_is_one_bad_row(write: Write) -> None:
     lines = [f'{{"id": "{i}"}}' for i in range(1, 11)]
     lines[6] = '{"id": "7", '

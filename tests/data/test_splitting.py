@@ -27,6 +27,7 @@ def items_of(n: int, **columns: Any) -> Items:
         ids=[f"a{i:04}" for i in range(n)],
         clusters=np.arange(n),
         labels=np.eye(2)[np.arange(n) % 2],
+        first_labels=[("x", "y")[i % 2] for i in range(n)],
         sources=[None] * n,
         targets=[[] for _ in range(n)],
         groups=[None] * n,
@@ -350,7 +351,7 @@ def test_row_kfold_tests_on_the_rows_of_stratified_k_fold() -> None:
 @pytest.mark.parametrize("kind", [SplitKind.row_holdout, SplitKind.row_kfold])
 def test_row_protocols_need_one_label_an_article(kind: SplitKind) -> None:
     with pytest.raises(ConfigurationError, match="an article has none"):
-        make_splits(items_of(10, labels=np.zeros((10, 2))), SplitConfig(kind=kind))
+        make_splits(items_of(10, first_labels=[None] * 10), SplitConfig(kind=kind))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,12 @@ def test_evaluating_on_the_training_corpus_repeats_the_figures_of_the_run(
     trained: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "judged"
-    assert command(monkeypatch, f"model={trained}", "corpus=file", f"corpus.path={tiny_path}", "split=test", f"output={output}") == 0
+    assert (
+        command(
+            monkeypatch, f"model={trained}", "corpus=file", f"corpus.path={tiny_path}", "split=test", f"output={output}"
+        )
+        == 0
+    )
     then, now = (json.loads((folder / "metrics.json").read_text())["macro_f1"]["value"] for folder in (trained, output))
     assert now == pytest.approx(then)
     assert Predictions.read(output / "predictions.parquet").ids == Predictions.read(trained / "predictions.parquet").ids
@@ -67,7 +72,9 @@ def test_figures_on_training_articles_carry_a_warning(
     trained: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "judged"
-    command(monkeypatch, f"model={trained}", "corpus=file", f"corpus.path={tiny_path}", "split=train", f"output={output}")
+    command(
+        monkeypatch, f"model={trained}", "corpus=file", f"corpus.path={tiny_path}", "split=train", f"output={output}"
+    )
     assert "no estimate of its quality" in (output / "report.html").read_text()
     assert "no estimate of its quality" in capsys.readouterr().err
 

@@ -43,7 +43,9 @@ def test_temperature_changes_no_label() -> None:
 def test_calibration_lowers_the_log_loss_of_unseen_examples() -> None:
     probabilities, gold = overconfident_topics(4000)
     decision = fit_decision(TOPIC, probabilities[:2000], gold[:2000], DecisionConfig(), "macro_f1")
-    before, after = (log_loss(gold[2000:], p) for p in (probabilities[2000:], decision.calibrate(probabilities[2000:], TOPIC)))
+    before, after = (
+        log_loss(gold[2000:], p) for p in (probabilities[2000:], decision.calibrate(probabilities[2000:], TOPIC))
+    )
     assert after < before - 0.1
 
 
@@ -70,7 +72,9 @@ def test_labels_with_few_validation_examples_share_one_threshold() -> None:
     rare = gold.sum(axis=0) < config.min_positives
     assert rare.sum() == 1
     alone = fit_decision(FRAMING, probabilities, gold, config, "micro_f1").thresholds
-    together = fit_decision(FRAMING, probabilities, gold, DecisionConfig(thresholds="global", min_positives=15), "micro_f1")
+    together = fit_decision(
+        FRAMING, probabilities, gold, DecisionConfig(thresholds="global", min_positives=15), "micro_f1"
+    )
     assert alone is not None
     assert together.thresholds is not None
     assert alone[2] == together.thresholds[2]

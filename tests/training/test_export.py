@@ -39,7 +39,9 @@ def test_one_model_answers_all_tasks_as_its_runs_do(runs: list[Path], tmp_path: 
     assert [task.name for task in model.tasks] == ["topic", "framing", "stance"]
 
 
-def test_the_exported_folder_is_an_mlflow_model_that_runs_outside_the_checkout(runs: list[Path], tmp_path: Path) -> None:
+def test_the_exported_folder_is_an_mlflow_model_that_runs_outside_the_checkout(
+    runs: list[Path], tmp_path: Path
+) -> None:
     export(runs, tmp_path / "model")
     program = (
         "import json, mlflow, pandas as pd, sys\n"
