@@ -30,6 +30,7 @@ MOST_SHOWN = 12  # examples of clusters, conflicts, leaks and recurring lines
 MOST_LINES = 5  # recurring lines of an outlet
 EXCERPT = 240
 LANGUAGE_SAMPLE, LANGUAGE_CHARACTERS = 3000, 1000
+LANGUAGE_LEAST_WORDS = 10  # a shorter text's language is a guess
 LENGTH_STEPS = 2  # bins of the length histogram for each doubling
 
 
@@ -141,18 +142,24 @@ def lengths(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def languages(clean: CleanCorpus) -> dict[str, Any]:
-    """`declared`: language to articles, as the corpus says; `found`: the same as py3langid says, of `checked` articles
-    taken at even steps, or null with a `reason`; `differing`: checked articles whose two languages differ."""
+    """Languages of the articles, of those with one.
+
+    declared    language to articles, as the corpus says
+    found       the same as py3langid says, or null with a `reason`
+    checked     articles that were looked at: taken at even steps among those of ten words or more
+    differing   of these, how many declare another language than was found
+    """
     declared = Counter(row["language"] for row in clean.rows if row["language"])
     figures: dict[str, Any] = {"declared": _counted(declared), "found": None, "checked": 0, "differing": 0}
     try:
         import py3langid
     except ImportError:
         return figures | {"reason": "py3langid is not installed"}
-    step = -(-len(clean) // LANGUAGE_SAMPLE)
+    long_enough = [i for i, text in enumerate(clean.texts) if len(text.split()) >= LANGUAGE_LEAST_WORDS]
     found: Counter[str] = Counter()
-    for row, text in zip(clean.rows[::step], clean.texts[::step], strict=True):
-        language = str(py3langid.classify(text[:LANGUAGE_CHARACTERS])[0])
+    for i in long_enough[:: max(1, -(-len(long_enough) // LANGUAGE_SAMPLE))]:
+        row = clean.rows[i]
+        language = str(py3langid.classify(clean.texts[i][:LANGUAGE_CHARACTERS])[0])
         found[language] += 1
         said = str(row["language"] or "").lower()
         figures["differing"] += bool(said) and said.split("-")[0] != language
@@ -347,21 +354,24 @@ def leakage(
     articles, examples   of the test split
     exact, near          test articles whose text (but for case and punctuation) or a near-duplicate of it stands there;
                          `near` counts the exact ones too
+    exact_train, near_train   the same for train alone
     shown                [{id, excerpt, other}]: test articles and the id of one that they repeat
     shared               [{what, distinct, shared, examples, of}] for target, "text and target", title, source and
                          group, where the corpus has them: distinct values in test, those that stand in train or
                          validation too, and the test examples with such a value, of `of` that have one
     """
-    figures: dict[str, Any] = {"articles": 0, "examples": 0, "exact": 0, "near": 0, "shown": []}
+    figures: dict[str, Any] = {"articles": 0, "examples": 0, "exact": 0, "near": 0, "exact_train": 0, "near_train": 0}
     shown: list[dict[str, Any]] = []
     for split in splits:
         in_test = np.array([name == TEST for name in split.assignment])
-        test, rest = np.flatnonzero(in_test), np.flatnonzero(~in_test)
-        exact, near = (np.isin(codes[test], codes[rest]) for codes in (numbers, clusters))
+        test, rest, train = np.flatnonzero(in_test), np.flatnonzero(~in_test), np.array(split.rows(TRAIN), dtype=int)
         figures["articles"] += len(test)
         figures["examples"] += int(in_test[articles].sum())
-        figures["exact"] += int(exact.sum())
-        figures["near"] += int((exact | near).sum())
+        for suffix, others in (("_train", train), ("", rest)):
+            exact = np.isin(numbers[test], numbers[others])
+            near = exact | np.isin(clusters[test], clusters[others])
+            figures[f"exact{suffix}"] += int(exact.sum())
+            figures[f"near{suffix}"] += int(near.sum())
         first = {int(clusters[i]): int(i) for i in rest[::-1]}
         shown += [_leak(clean, i, first[int(clusters[i])]) for i in test[near][: MOST_SHOWN - len(shown)].tolist()]
     figures["shown"] = shown

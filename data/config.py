@@ -32,9 +32,14 @@ class FileConfig(Layout):
 
 @dataclass
 class JoinConfig(Layout):
-    """A second table (or several, by a glob) whose columns are added to each row by the value of `on`."""
+    """A second table (or several, by a glob) whose columns are added to the rows with the same values of `on`."""
 
-    on: str = ""
+    on: list[str] = field(default_factory=list)  # one column or several
+    key: list[str] = field(default_factory=list)  # what the second table calls them, where it is not the same
+
+    def __post_init__(self) -> None:
+        if not self.on or (self.key and len(self.key) != len(self.on)):
+            raise ConfigurationError(f"corpus.joins: on={self.on}, key={self.key}; expected one column each or more")
 
 
 @dataclass
@@ -43,6 +48,8 @@ class ColumnsConfig:
 
     id: str | None = "id"  # null: ids are made from the file's name and the row's number
     text: str = "text"
+    append: list[str] = field(default_factory=list)  # columns whose text follows `text`, blank lines between
+    fallback: str | None = None  # the column that holds the text where all of these are empty
     title: str | None = "title"
     author: str | None = "author"
     source: str | None = "source"
@@ -59,10 +66,18 @@ class LabelsConfig:
     columns: list[str] = field(default_factory=list)  # several columns, or one that holds a list, for multilabel
     separator: str | None = None  # splits a cell that holds several labels
     indicators: bool = False  # each of `columns` is one label, 1 where it holds and 0 where it does not
-    map: dict[str, str] = field(default_factory=dict)  # value in the file -> label
+    largest: bool = (
+        False  # each of `columns` is one label's share or votes; the largest is the label, a tie is set aside
+    )
+    # Columns with one annotator's label each (or one with a list of them): their agreement is reported, and without
+    # `columns` the label that most of them gave is the label; rows without such a one (a tie) are set aside.
+    annotators: list[str] = field(default_factory=list)
+    map: dict[str, str] = field(default_factory=dict)  # value in the file (a column's name: see above) -> label
     missing: list[str] = field(default_factory=list)  # values that mean "no label here"
     drop: list[str] = field(default_factory=list)  # values whose rows are set aside on purpose
     labels: list[str] = field(default_factory=list)  # the ordered label set; empty: the task's standard one
+    ignore_unknown: bool = False  # values outside the label set count as no label; otherwise they are errors
+    drop_unlabelled: bool = False  # rows without any label of this task are set aside on purpose
     kind: str | None = None  # multiclass or multilabel where it differs from the task's standard
     # stance only
     target: str | None = None  # the column (or, in a nested list, the key) that names the target
@@ -85,6 +100,10 @@ class CorpusConfig:
     topic: LabelsConfig = field(default_factory=LabelsConfig)
     framing: LabelsConfig = field(default_factory=LabelsConfig)
     stance: LabelsConfig = field(default_factory=LabelsConfig)
+    where: dict[str, list[str]] = field(default_factory=dict)  # column: values; all other rows are set aside
+    where_not: dict[str, list[str]] = field(default_factory=dict)  # column: values whose rows are set aside
+    splits: dict[str, str] = field(default_factory=dict)  # value of the split column -> train, validation or test
+    drop_empty_text: bool = False  # set rows with an empty text aside; otherwise they are errors
     merge_rows: bool = False  # rows with one id are one article with several stances
     fix_encoding: bool = False  # repair text that was decoded wrongly, such as "â€œ" (ftfy)
     drop_repeats: bool = False  # keep only the first of articles with the same text (case and punctuation folded)
@@ -95,13 +114,17 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if self.path is not None and self.files not in ([], [FileConfig(path=self.path)]):
-            raise ConfigurationError(f"corpus.path={self.path}, but corpus {self.name} names its files; use corpus=file")
+            raise ConfigurationError(
+                f"corpus.path={self.path}, but corpus {self.name} names its files; use corpus=file"
+            )
         if self.path is not None:
             self.files = [FileConfig(path=self.path)]
         if not self.files:
             raise ConfigurationError(f"corpus {self.name}: no files; set corpus.path or corpus.files")
         if self.max_bad_rows < 0:
             raise ConfigurationError(f"corpus.max_bad_rows={self.max_bad_rows}; expected 0 or more")
+        if unknown := set(self.splits.values()) - {"train", "validation", "test"}:
+            raise ConfigurationError(f"corpus.splits gives {sorted(unknown)}; expected train, validation or test")
 
 
 @dataclass

@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from data.config import ColumnsConfig, CorpusConfig, FileConfig, LabelsConfig
-from data.labels import SPLIT_NAMES, LabelError, LabelReader, label_configs, make_task
+from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
+from data.labels import SPLIT_NAMES, LabelError, LabelReader, krippendorff_alpha, label_configs, make_task, value_key
 from data.readers import read_corpus_rows
 from slantwise.article import Article
 from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
-from slantwise.rows import BadRow, Row, read_rows
+from slantwise.rows import BadRow, Format, Row, guess_format
 from slantwise.task import Task
 
 SCHEMA = pa.schema(
@@ -42,8 +42,18 @@ SCHEMA = pa.schema(
         ),
     }
 )
+TABLES = (Format.csv, Format.parquet, Format.xlsx, Format.folder)  # all rows of such a file have the same columns
 OPTIONAL = ("title", "author", "source", "published", "language", "group")
 SHOWN_ERRORS = 50
+
+
+class Agreement(TypedDict):
+    """How well a task's annotators agree: Krippendorff's alpha for nominal labels (None where it is not defined), the
+    most labels that one item got, and the items with two labels or more, those of rows set aside for a tie included."""
+
+    alpha: float | None
+    annotators: int
+    items: int
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Corpus:
     rows_read: int
     quarantine: tuple[BadRow, ...]
     merged: int = 0  # rows that joined the article of an earlier row
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)  # by task, where the annotators are given
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -101,32 +112,51 @@ def load_corpus(config: CorpusConfig) -> Corpus:
     """
     root = Path(config.root).expanduser()
     readers = {name: LabelReader(make_task(name, c), c) for name, c in label_configs(config).items()}
-    builder = _Builder(config, readers, _read_joins(config, root))
+    builder = _Builder(config, readers, [_read_join(join, root) for join in config.joins])
     for file in config.files:
         builder.add_file(file, root)
     return builder.build()
 
 
-Join = tuple[str, dict[str, dict[str, Any]], dict[str, None]]  # on, value -> columns, columns of a row without match
+@dataclass
+class _Join:
+    """A second table: its rows by the values of their key, and its columns, for rows without a match."""
+
+    on: list[str]
+    rows: dict[tuple[str, ...], dict[str, Any]]
+    columns: dict[str, None]
+
+    def add_to(self, row: Row, values: dict[str, Any]) -> dict[str, Any]:
+        key = _key(row.file, values, self.on)
+        match = self.rows.get(key) if key else None
+        return {**self.columns, **values} if match is None else {**values, **match}
 
 
-def _read_joins(config: CorpusConfig, root: Path) -> list[Join]:
-    joins: list[Join] = []
-    for join in config.joins:
-        rows: dict[str, dict[str, Any]] = {}
-        bad = []
-        for row in read_rows(join, root):
-            if isinstance(row, BadRow):
-                bad.append(row)
-            elif join.on not in row.values:
-                raise CorpusError(f"{row.file} has no column {join.on!r} to join on; it has {_names(row.values)}")
-            elif rows.setdefault(key := str(row.values[join.on]), row.values) != row.values:
-                bad.append(BadRow(row.file, row.line, join.on, key, "stands twice with different columns"))
-        if bad:
-            raise BadRowsError(_listing(join.path, bad, "a joined table must be whole"))
-        columns = {name: None for values in rows.values() for name in values if name != join.on}
-        joins.append((join.on, rows, columns))
-    return joins
+def _read_join(config: JoinConfig, root: Path) -> _Join:
+    names = config.key or config.on
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    bad = []
+    for row in read_corpus_rows(config, root):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        key = _key(row.file, row.values, names)
+        values = {name: value for name, value in row.values.items() if name not in names}
+        if key is None:
+            bad.append(BadRow(row.file, row.line, names[0], None, "the key to join on is missing"))
+        elif rows.setdefault(key, values) != values:
+            bad.append(BadRow(row.file, row.line, names[0], ", ".join(key), "stands twice with different columns"))
+    if bad:
+        raise BadRowsError(_listing(config.path, bad, "a joined table must be whole"))
+    return _Join(config.on, rows, {name: None for values in rows.values() for name in values})
+
+
+def _key(file: str, values: Mapping[str, Any], names: list[str]) -> tuple[str, ...] | None:
+    """The values to join on; None where one of them is missing."""
+    for name in names:
+        if name not in values:
+            raise CorpusError(f"{file} has no column {name!r} to join on; it has {_names(values)}")
+    return None if any(values[n] in (None, "") for n in names) else tuple(value_key(values[n]) for n in names)
 
 
 def _names(values: Mapping[str, Any]) -> str:
@@ -149,10 +179,11 @@ class _Builder:
 
     config: CorpusConfig
     readers: Mapping[str, LabelReader]
-    joins: list[Join]
+    joins: list[_Join]
     articles: dict[str, dict[str, Any]] = field(default_factory=dict)
     first_line: dict[str, str] = field(default_factory=dict)
     bad: list[BadRow] = field(default_factory=list)
+    ratings: dict[str, list[list[str]]] = field(default_factory=lambda: defaultdict(list))
     rows: int = 0
     merged: int = 0
 
@@ -166,7 +197,7 @@ class _Builder:
                 self.bad.append(row)
                 continue
             values = self._joined(row)
-            if row.file != checked and not row.file.endswith((".jsonl", ".ndjson")):
+            if row.file != checked and _is_table(file, row.file):
                 self._check_columns(row.file, values)
                 checked = row.file
             columns.update(dict.fromkeys(values))
@@ -178,22 +209,22 @@ class _Builder:
 
     def _joined(self, row: Row) -> dict[str, Any]:
         values = dict(row.values)
-        for on, table, columns in self.joins:
-            if on not in values:
-                raise CorpusError(f"{row.file} has no column {on!r} to join on; it has {_names(values)}")
-            match = table.get(str(values[on]))
-            values = {**columns, **values} if match is None else {**values, **match}
+        for join in self.joins:
+            values = join.add_to(row, values)
         return values
 
     def _check_columns(self, file: str, values: Mapping[str, Any]) -> None:
         """A column that the configuration asks for must be there; the standard optional ones need not."""
         asked, standard = self.config.columns, ColumnsConfig()
-        needed = {"text": asked.text, "id": asked.id}
+        needed = {"text": asked.text, "id": asked.id, "fallback": asked.fallback}
+        needed |= {f"append {column}": column for column in asked.append}
+        needed |= {f"where {column}": column for column in (*self.config.where, *self.config.where_not)}
         needed |= {n: getattr(asked, n) for n in (*OPTIONAL, "split") if getattr(asked, n) != getattr(standard, n)}
         if any(getattr(self.config, name) != LabelsConfig() for name in self.readers):
             for name, reader in self.readers.items():
                 c = reader.config
                 needed |= {f"{name} {column}": column for column in ([c.nested] if c.nested else c.columns)}
+                needed |= {f"{name} {column}": column for column in c.annotators if not c.nested}
                 if not c.nested and c.target and not c.target_name:
                     needed[f"{name} target"] = c.target
         for role, column in needed.items():
@@ -208,6 +239,7 @@ class _Builder:
     def _add(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> None:
         where = f"{row.file}: line {row.line}"
         try:
+            self._select(values)
             article = self._article(row, values, file, root)
         except LabelError as error:
             self.bad.append(BadRow(row.file, row.line, error.field, error.value, str(error), error.expected_drop))
@@ -226,14 +258,35 @@ class _Builder:
             known["stance"] = (known["stance"] or []) + (article["stance"] or [])
             self.merged += 1
 
+    def _select(self, values: Mapping[str, Any]) -> None:
+        """Raises LabelError where `where` or `where_not` sets the row aside."""
+        for name, columns, kept in (("where", self.config.where, True), ("where_not", self.config.where_not, False)):
+            for column, asked in columns.items():
+                value = values.get(column)
+                cells = {"" if v is None else value_key(v) for v in (value if isinstance(value, list) else [value])}
+                if bool(cells & set(map(value_key, asked))) is not kept:
+                    raise LabelError(column, value, f"set aside by the configuration ({name})", expected_drop=True)
+
+    def _text(self, values: Mapping[str, Any]) -> str:
+        """The text, put together from its columns. Raises LabelError where it is missing, empty or no text."""
+        columns = self.config.columns
+        parts = self._texts(values, [columns.text, *columns.append])
+        if not parts and columns.fallback:
+            parts = self._texts(values, [columns.fallback])
+        if not parts:
+            reason = "the text is missing" if values.get(columns.text) is None else "the text is empty"
+            raise LabelError(columns.text, values.get(columns.text), reason, expected_drop=self.config.drop_empty_text)
+        return "\n\n".join(parts)
+
+    def _texts(self, values: Mapping[str, Any], names: list[str]) -> list[str]:
+        for name in names:
+            if not isinstance(values.get(name), str | None):
+                raise LabelError(name, values[name], f"text was expected, not {type(values[name]).__name__}")
+        return [values[name] for name in names if (values.get(name) or "").strip()]
+
     def _article(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> dict[str, Any]:
         columns = self.config.columns
-        text = values.get(columns.text)
-        if not isinstance(text, str):
-            reason = "the text is missing" if text is None else f"text was expected, not {type(text).__name__}"
-            raise LabelError(columns.text, text, reason)
-        if not text.strip():
-            raise LabelError(columns.text, text, "the text is empty")
+        text = self._text(values)
         if columns.id is None:
             place = _place(row.file, file.path, root)
             id_ = f"{file.split}/{place}:{row.line}" if file.split else f"{place}:{row.line}"
@@ -246,6 +299,7 @@ class _Builder:
             value = values.get(getattr(columns, name)) if getattr(columns, name) else None
             article[name] = None if value is None or not str(value).strip() else self._fixed(str(value).strip())
         for name, reader in self.readers.items():
+            self.ratings[name] += reader.ratings_of(values)
             article[name] = reader.stances_of(values) if name == "stance" else reader.labels_of(values)
         return article
 
@@ -260,6 +314,7 @@ class _Builder:
         value = file.split or (values.get(self.config.columns.split) if self.config.columns.split else None)
         if value is None or value == "":
             return None
+        value = {value_key(k): v for k, v in self.config.splits.items()}.get(value_key(value), value)
         if str(value).lower() not in SPLIT_NAMES:
             raise LabelError(self.config.columns.split or "split", value, f"expected one of {', '.join(SPLIT_NAMES)}")
         return SPLIT_NAMES[str(value).lower()]
@@ -302,7 +357,21 @@ class _Builder:
             raise ConfigurationError(f"corpus.metrics names {sorted(unknown)}; expected {', '.join(self.readers)}")
         table = pa.Table.from_pylist(rows, schema=SCHEMA)
         metrics, fingerprint = dict(self.config.metrics), _fingerprint(rows, tasks)
-        return Corpus(name, table, tasks, metrics, fingerprint, self.rows, tuple(self.bad), self.merged)
+        agreement = {task: found for task in tasks if (found := _agreement(self.ratings[task]))}
+        return Corpus(name, table, tasks, metrics, fingerprint, self.rows, tuple(self.bad), self.merged, agreement)
+
+
+def _agreement(ratings: list[list[str]]) -> Agreement | None:
+    """None where no item has two labels."""
+    several = [labels for labels in ratings if len(labels) > 1]
+    if not several:
+        return None
+    return {"alpha": krippendorff_alpha(several), "annotators": max(map(len, several)), "items": len(several)}
+
+
+def _is_table(file: FileConfig, path: str) -> bool:
+    kind = guess_format(Path(path)) if file.format is Format.auto and not Path(path).suffix == ".txt" else file.format
+    return kind in TABLES
 
 
 def _place(file: str, pattern: str, root: Path) -> str:

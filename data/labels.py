@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -43,7 +45,7 @@ def label_configs(config: CorpusConfig) -> dict[str, LabelsConfig]:
 
 
 def _with_canonical_columns(name: str, labels: LabelsConfig) -> LabelsConfig:
-    if labels.columns or labels.nested:
+    if labels.columns or labels.nested or labels.annotators:
         return labels
     canonical = CANONICAL[name]
     if name == "stance" and (labels.target or labels.target_name):
@@ -58,9 +60,16 @@ def make_task(name: str, config: LabelsConfig) -> Task:
     labels = tuple(config.labels) or standard.labels
     if config.kind not in (None, "multiclass", "multilabel"):
         raise ConfigurationError(f"corpus.{name}.kind={config.kind}; expected multiclass or multilabel")
-    if not config.columns:
+    if not config.columns and not config.annotators:
         raise ConfigurationError(f"corpus.{name}.columns is empty; name the column that holds the labels")
-    return Task(name, cast(Kind, config.kind or standard.kind), labels, standard.has_target)
+    kind = cast(Kind, config.kind or standard.kind)
+    if kind == "multilabel" and (config.largest or config.annotators):
+        raise ConfigurationError(
+            f"corpus.{name}: largest and annotators choose one label; set corpus.{name}.kind=multiclass"
+        )
+    if config.largest and config.indicators:
+        raise ConfigurationError(f"corpus.{name}: largest and indicators are both set; the columns can only be one")
+    return Task(name, kind, labels, standard.has_target)
 
 
 def value_key(value: Any) -> str:
@@ -84,51 +93,119 @@ class LabelReader:
 
     def __post_init__(self) -> None:
         given = set(self.config.map.values())
-        if self.config.indicators:
+        if self.config.indicators or self.config.largest:
             given |= {self.config.map.get(column, column) for column in self.config.columns}
         unknown = sorted(given - set(self.task.labels))
         if unknown:
-            key = "columns and map give" if self.config.indicators else "map gives"
+            key = "columns and map give" if self.config.indicators or self.config.largest else "map gives"
             raise ConfigurationError(f"corpus.{self.task.name}: {key} {unknown}; expected {_listing(self.task.labels)}")
 
     def labels_of(self, row: Mapping[str, Any]) -> list[str] | None:
         """Topic or framing labels of a row; None where it is not labelled for the task. Raises LabelError."""
-        labels = self._indicators(row) if self.config.indicators else self._listed(row)
-        if labels is None or (self.task.kind == "multiclass" and not labels):
-            return None
-        if self.task.kind == "multiclass" and len(labels) > 1:
+        if self.config.largest or not self.config.columns:
+            chosen = self._chosen(row)
+            labels = None if chosen is None else [chosen]
+        else:
+            labels = self._indicators(row) if self.config.indicators else self._listed(row)
+        if self.task.kind == "multiclass" and not labels:
+            labels = None
+        if self.task.kind == "multiclass" and labels and len(labels) > 1:
             raise LabelError(self.config.columns[0], labels, "several labels where the task takes one")
+        if not labels:
+            self._unlabelled(row)
         return labels
+
+    def _unlabelled(self, row: Mapping[str, Any]) -> None:
+        if self.config.drop_unlabelled:
+            column = self.config.nested or (self.config.columns or self.config.annotators)[0]
+            raise LabelError(column, row.get(column), "no label (drop_unlabelled)", expected_drop=True)
 
     def _listed(self, row: Mapping[str, Any]) -> list[str] | None:
         labels: list[str] = []
         labelled = False
         for column in self.config.columns:
-            value = row.get(column)
-            if isinstance(value, str) and self.config.separator:
-                value = [part for part in value.split(self.config.separator) if part.strip()] if value.strip() else None
+            value = self._parts(row.get(column))
             labelled = labelled or (value is not None and value != "")
-            for item in value if isinstance(value, list) else [value]:
-                label = self._label(column, item)
-                if label is not None and label not in labels:
-                    labels.append(label)
-        return labels if labelled else None
+            labels += self._labels_in(column, value)
+        return list(dict.fromkeys(labels)) if labelled else None
+
+    def _parts(self, value: Any) -> Any:
+        """The list that a cell with separators stands for; None for a blank one."""
+        if not isinstance(value, str) or not self.config.separator:
+            return value
+        return [part for part in value.split(self.config.separator) if part.strip()] if value.strip() else None
+
+    def _labels_in(self, column: str, value: Any) -> Iterator[str]:
+        for item in value if isinstance(value, list) else [value]:
+            label = self._label(column, item)
+            if label is not None:
+                yield label
+
+    def ratings_of(self, row: Mapping[str, Any]) -> list[list[str]]:
+        """What the annotators said of the row (of each of its nested stances): [] without annotators."""
+        if not self.config.annotators:
+            return []
+        return [self._ratings(item) for item in (self._entries(row) if self.config.nested else [row])]
+
+    def _ratings(self, row: Mapping[str, Any]) -> list[str]:
+        return [
+            label
+            for column in self.config.annotators
+            for label in self._labels_in(column, self._parts(row.get(column)))
+        ]
+
+    def _chosen(self, row: Mapping[str, Any]) -> str | None:
+        """The label with the largest share, or with most annotators; None without any. Raises LabelError for a tie."""
+        if self.config.columns:
+            field, shares = self.config.columns[0], self._shares(row)
+        else:
+            field, shares = self.config.annotators[0], dict(Counter(self._ratings(row)))
+        if not shares:
+            return None
+        first = [label for label in shares if shares[label] == max(shares.values())]
+        if len(first) > 1:
+            raise LabelError(field, shares, f"a tie between {' and '.join(sorted(first))}", expected_drop=True)
+        return first[0]
+
+    def _shares(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Label -> share; {} where all columns are empty."""
+        if all(row.get(column) in (None, "") for column in self.config.columns):
+            return {}
+        shares: dict[str, float] = {}
+        for column in self.config.columns:
+            try:
+                share = float(row[column])
+            except (KeyError, TypeError, ValueError):
+                share = math.nan
+            if not math.isfinite(share):
+                raise LabelError(column, row.get(column), "a number was expected")
+            label = self.config.map.get(column, column)
+            shares[label] = shares.get(label, 0.0) + share
+        return shares
 
     def stances_of(self, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """The stances of a row as {target, stance, start, end}; None where it has none. Raises LabelError."""
-        if self.config.nested is None:
-            stance = self._stance(row, self.config.columns[0])
-            return None if stance is None else [stance]
-        entries = row.get(self.config.nested)
-        if entries is None or entries == "":
-            return None
-        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-            raise LabelError(self.config.nested, entries, "a list of objects was expected")
-        stances = [self._stance(entry, f"{self.config.nested}.{self.config.columns[0]}") for entry in entries]
-        return [stance for stance in stances if stance is not None] or None
+        entries = self._entries(row) if self.config.nested else [row]
+        stances = [stance for entry in entries if (stance := self._stance(entry)) is not None]
+        if not stances:
+            self._unlabelled(row)
+        return stances or None
 
-    def _stance(self, row: Mapping[str, Any], field: str) -> dict[str, Any] | None:
-        label = self._label(field, row.get(self.config.columns[0]))
+    def _entries(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The objects of the nested list."""
+        entries = row.get(str(self.config.nested))
+        if entries is None or entries == "":
+            return []
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise LabelError(str(self.config.nested), entries, "a list of objects was expected")
+        return entries
+
+    def _stance(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        if self.config.largest or not self.config.columns:
+            label = self._chosen(row)
+        else:
+            column = self.config.columns[0]
+            label = self._label(f"{self.config.nested}.{column}" if self.config.nested else column, row.get(column))
         if label is None:
             return None
         target = self.config.target_name or (row.get(self.config.target) if self.config.target else None)
@@ -160,11 +237,32 @@ class LabelReader:
         if key in map(value_key, self.config.drop):
             raise LabelError(field, value, "set aside by the configuration (drop)", expected_drop=True)
         label = {value_key(k): v for k, v in self.config.map.items()}.get(key, key)
+        if label not in self.task.labels and self.config.ignore_unknown:
+            return None
         if label not in self.task.labels:
             raise LabelError(
                 field, value, f"unknown label; expected {_listing(self.task.labels)}{_hint(label, self.task.labels)}"
             )
         return label
+
+
+def krippendorff_alpha(ratings: Iterable[Sequence[str]]) -> float | None:
+    """Agreement of annotators on nominal labels: 1 where all agree, 0 where they agree as often as by chance.
+
+    `ratings` holds the labels that each item got, in any order, missing ones left out; items with one label or none
+    do not count. None where nothing can be said: no item has two labels, or only one label was ever given.
+    Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C.
+    """
+    totals: Counter[str] = Counter()
+    differing = 0.0  # pairs of unlike labels within items, each item's weighed by 1 / (its labels - 1)
+    for labels in ratings:
+        if len(labels) > 1:
+            counts = Counter(labels)
+            totals += counts
+            differing += (len(labels) ** 2 - sum(n * n for n in counts.values())) / (len(labels) - 1)
+    n = totals.total()
+    differing_by_chance = n * n - sum(count * count for count in totals.values())
+    return 1 - (n - 1) * differing / differing_by_chance if differing_by_chance else None
 
 
 def _position(field: str, value: Any) -> int | None:

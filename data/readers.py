@@ -1,22 +1,198 @@
-"""Readers of corpora: files (slantwise.rows), and data sets of the `datasets` library."""
+"""Readers of corpora: files (slantwise.rows), Excel workbooks, SGML, and data sets of the `datasets` library."""
 
 from __future__ import annotations
 
+import html
+import itertools
+import re
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 from data.config import FileConfig
 from slantwise.errors import CorpusError
-from slantwise.rows import BadRow, Format, Row, read_rows
+from slantwise.rows import (
+    READERS,
+    BadRow,
+    Format,
+    Layout,
+    Row,
+    column_names,
+    distinct_names,
+    encoding_of,
+    not_decodable,
+    read_rows,
+)
 
 
-def read_corpus_rows(config: FileConfig, root: Path) -> Iterator[Row | BadRow]:
+def read_corpus_rows(config: Layout, root: Path) -> Iterator[Row | BadRow]:
     """All rows of the file, folder, glob or data set that `config` names, in order; raises CorpusError."""
-    if config.format is Format.dataset:
+    if config.format is Format.dataset and isinstance(config, FileConfig):
         yield from _dataset_rows(config, root)
     else:
-        yield from read_rows(config, root)
+        yield from read_rows(config, root, {**READERS, Format.xlsx: _xlsx_rows, Format.sgml: _sgml_rows})
+
+
+# What openpyxl raises where a workbook is damaged
+DAMAGED = (zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError, LookupError, ValueError, TypeError,
+           AttributeError, NotImplementedError)  # fmt: skip
+
+
+def _xlsx_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
+    """The rows of one sheet; `line` is the sheet's row number. Numbers stay numbers, dates become ISO 8601 text."""
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    names: list[str] = list(layout.names)
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # parts that carry no cells, such as styles and validations
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+            if layout.sheet is not None and layout.sheet not in book.sheetnames:
+                raise CorpusError(f"{path} has no sheet {layout.sheet!r}; it has {', '.join(book.sheetnames)}")
+            sheet = book[layout.sheet or book.sheetnames[0]]
+            sheet.reset_dimensions()  # some writers state too small a range
+            table = [[_cell(value) for value in cells] for cells in sheet.iter_rows(values_only=True)]
+    except (*DAMAGED, InvalidFileException) as error:
+        raise CorpusError(f"{path} cannot be read as an Excel workbook: {error}") from error
+    for line, cells in enumerate(table[layout.skip :], start=layout.skip + 1):
+        while cells and cells[-1] is None:
+            cells.pop()
+        if cells and not names:
+            names = distinct_names(["" if cell is None else str(cell).strip() for cell in cells])
+            column_names(names, path)
+        elif len(cells) > len(names):
+            yield BadRow(str(path), line, None, cells, f"{len(cells)} cells where {len(names)} columns have a name")
+        elif cells:
+            yield Row(str(path), line, dict.fromkeys(names) | dict(zip(names, cells, strict=False)))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+TAG = re.compile(r"""<(/?)([A-Za-z][\w.:-]*)((?:[^<>"']|"[^"]*"|'[^']*')*)>""")
+ATTRIBUTE = re.compile(r"""([\w.:-]+)\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+)""")
+VERBATIM = re.compile(r"<!--.*?-->|<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+BREAKS = frozenset("br div h1 h2 h3 h4 h5 h6 li p tr".split())  # HTML: a line ends here
+ITEM = "D"  # an element that holds <D> items is a list of them, as in Reuters-21578 (lewis.dtd)
+
+
+def _sgml_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
+    """A row for each `element` of a file of SGML or XML, read leniently: what is no tag is text, and an element that
+    is never closed ends with the one around it.
+
+    Columns: `@NAME`, the attributes of the row's element; `TAG`, the text of it and of each element inside it at any
+    depth (a list where the element stands several times or holds <D> items); `TAG/@NAME`, their attributes. Entities
+    are replaced and control characters removed.
+    """
+    encoding = encoding_of(path, layout)
+    text = VERBATIM.sub(_plain, path.read_text(encoding=encoding, errors="surrogateescape"))
+    tags = list(TAG.finditer(text))
+    name = layout.element or next((tag[2] for tag in tags if not tag[1]), "")
+    starts = [tag for tag in tags if tag[2] == name and not tag[1]]
+    if not starts:
+        raise CorpusError(f"{path} has no element <{name}>; set element: ... to the one that is a row")
+    lists = {tag[2] for tag, item in itertools.pairwise(tags) if not tag[1] and item[2] == ITEM != tag[2]}
+    line, at = 1, 0
+    if _has_text(head := text[: starts[0].start()]):
+        yield BadRow(str(path), line, None, head.strip(), f"text before the first <{name}>")
+    for start, stop in zip(starts, [*(tag.start() for tag in starts[1:]), len(text)], strict=True):
+        line, at = line + text.count("\n", at, start.start()), start.start()
+        inside, end, after = text[start.end() : stop].partition(f"</{name}>")
+        if start[3].endswith("/"):
+            inside, end, after = "", "/>", inside + end + after
+        if bad := not_decodable(str(path), line, None, start[0] + inside, encoding):
+            yield bad
+        elif not end:
+            yield BadRow(str(path), line, None, start[0] + inside, f"<{name}> has no end tag")
+        else:
+            yield Row(str(path), line, _SgmlRow(start, inside, lists).columns())
+        if end and _has_text(after):
+            yield BadRow(str(path), line, None, after.strip(), f"text after the end of <{name}>")
+
+
+def _plain(verbatim: re.Match[str]) -> str:
+    """CDATA as escaped text; of a comment only its line ends, so that lines still count."""
+    return html.escape(verbatim[1]) if verbatim[1] is not None else "\n" * verbatim[0].count("\n")
+
+
+def _has_text(markup: str) -> bool:
+    return bool(CONTROL.sub("", re.sub(r"<[^>]*>", "", markup)).strip())
+
+
+def _text(markup: str) -> str:
+    return CONTROL.sub("", html.unescape(markup)).strip()
+
+
+@dataclass
+class _Element:
+    """An element that is still open: the markup of its text so far, and its <D> items."""
+
+    name: str
+    text: str = ""
+    items: list[str] = field(default_factory=list)
+
+
+class _SgmlRow:
+    """The columns of one row: its element's start tag, the markup inside it, the names of elements that are lists."""
+
+    def __init__(self, start: re.Match[str], inside: str, lists: set[str]) -> None:
+        self.lists = lists
+        self.found: dict[str, list[str]] = {}
+        self.around = [_Element(start[2])]  # the open elements, the innermost last
+        self.attributes(start, "@")
+        at = 0
+        for tag in TAG.finditer(inside):
+            self.text(inside[at : tag.start()] + ("\n" if tag[2].lower() in BREAKS else ""))
+            at = tag.end()
+            if not tag[1]:
+                self.open(tag)
+            if tag[1] or tag[3].endswith("/"):
+                self.close(tag[2])
+        self.text(inside[at:])
+        self.close(start[2])
+
+    def columns(self) -> dict[str, Any]:
+        return {name: values if name in self.lists or len(values) > 1 else values[0]
+                for name, values in self.found.items()}  # fmt: skip
+
+    def attributes(self, tag: re.Match[str], prefix: str) -> None:
+        for name, value in ATTRIBUTE.findall(tag[3]):
+            self.found.setdefault(prefix + name, []).append(_text(value.strip("\"'")))
+
+    def text(self, markup: str) -> None:
+        for element in self.around:
+            element.text += markup
+
+    def open(self, tag: re.Match[str]) -> None:
+        if self.around[-1].name == tag[2]:  # <P>one<P>two
+            self.close(tag[2])
+        self.attributes(tag, f"{tag[2]}/@")
+        self.around.append(_Element(tag[2]))
+
+    def close(self, name: str) -> None:
+        """Close the innermost element of that name with all that is open inside it; without one do nothing."""
+        if not any(element.name == name for element in self.around):
+            return
+        while True:
+            element = self.around.pop()
+            if element.name == ITEM and self.around:
+                self.around[-1].items.append(_text(element.text))
+            else:
+                values = element.items if element.name in self.lists else [_text(element.text)]
+                self.found.setdefault(element.name, []).extend(values)
+            if element.name == name:
+                return
 
 
 def _dataset_rows(config: FileConfig, root: Path) -> Iterator[Row | BadRow]:

@@ -202,11 +202,11 @@ def data_findings(figures: Mapping[str, Any], has_target: bool) -> list[str]:
     if leakage["near"]:
         exact, more, of = leakage["exact"], leakage["near"] - leakage["exact"], leakage["articles"]
         nearly = f", {more:,} more nearly" if more else ""
-        many = leakage["near"] >= NOTABLE_LEAK * of
+        in_train = f" ({leakage['exact_train']:,} one of train)" if leakage["exact_train"] < exact else ""
+        too_good = ": scores on this split are too good" if leakage["near"] >= NOTABLE_LEAK * of else ""
         found.append(
             f"{exact:,} of {of:,} test articles ({percent(exact, of)}) repeat one of train or validation word for "
-            f"word{nearly}{': scores on this split are too good' if many else ''}; split=stratified and split=kfold "
-            "keep repeats together."
+            f"word{in_train}{nearly}{too_good}; split=stratified and split=kfold keep repeats together."
         )
     shared = {row["what"]: row for row in leakage["shared"]}
     pairs, targets = shared.get("text and target"), shared.get("target")
@@ -217,9 +217,7 @@ def data_findings(figures: Mapping[str, Any], has_target: bool) -> list[str]:
             f"({percent(targets['examples'], targets['of'])} of the test examples): this measures known targets."
         )
     if pairs and pairs["examples"]:
-        found.append(
-            f"{plural(pairs['examples'], 'test example')} repeat text and target of one in train or validation."
-        )
+        found.append(f"{plural(pairs['examples'], 'test example')} with text and target of one in train or validation.")
     if conflicts["texts"]:
         what = "pair of text and target" if has_target else "text"
         found.append(

@@ -140,7 +140,7 @@ class ProbeResult:
     estimate     the probe's score; its value is None, with the reason, where the corpus has nothing to probe
     baseline     the score of the best constant answer: the most frequent label
     chance       the better of that and of drawing labels by their shares
-    share        of the model's score above chance, how much the probe reaches; None where the model has none
+    share        of the model's score above chance, how much the probe reaches; None where that is not clearly above
     difference   the model's score minus the probe's, the interval from paired resamples
     """
 
@@ -311,7 +311,8 @@ class Against:
 
     def result(self, name: str, predictions: Predictions) -> ProbeResult:
         found = self._estimate(predictions)
-        share = share_above(found.value, self.chance, self.score.value, self.metric)
+        clear = _is_clear(self.score, self.chance, self.metric)
+        share = share_above(found.value, self.chance, self.score.value, self.metric) if clear else None
         difference = None if predictions is self.model else self._difference(predictions)
         return ProbeResult(name, self.metric, len(self.model), found, self.baseline, self.chance, share, difference)
 
@@ -671,13 +672,14 @@ def verdict(results: Sequence[ProbeResult], score: Estimate, subject: str = "the
     if not results or score.value is None or results[0].chance is None:
         return []
     metric, chance = results[0].metric, results[0].chance
-    if not _is_clear(score, chance, metric):
-        return [
-            f"{_capital(subject)} ({metric_name(metric)} {_shown(score)}) does not clearly beat chance "
-            f"({number(chance)}): shortcuts cannot be measured against it."
-        ]
     warning = unbeaten(results, score, subject)
     sentences = [warning] if warning else []
+    if not _is_clear(score, chance, metric):
+        text = (
+            f"{_capital(subject)} ({metric_name(metric)} {_shown(score)}) does not clearly beat chance "
+            f"({number(chance)}): no share of its score can be told."
+        )
+        return [text, *sentences]
     notable = notable_shortcuts(results)
     sentences += [_sentence(r, score, subject) for r in notable]
     if not notable:
@@ -703,11 +705,14 @@ def notable_shortcuts(results: Sequence[ProbeResult]) -> list[ProbeResult]:
 
 
 def unbeaten(results: Sequence[ProbeResult], score: Estimate, subject: str = "the text model") -> str | None:
-    """A warning where the model does not clearly beat the best shortcut; None where it does."""
+    """A warning where the model does not clearly beat the best shortcut; None where it does, or where that shortcut
+    is not clearly above chance itself."""
     rivals = [r for r in results if r.name != "text" and r.estimate.value is not None and r.difference is not None]
     if not rivals or score.value is None:
         return None
     best = max(rivals, key=lambda r: _sign(r.metric) * (r.estimate.value or 0.0))
+    if not _is_clear(best.estimate, best.chance, best.metric):
+        return None
     difference, sign = best.difference, _sign(best.metric)
     if difference is None or difference.value is None:
         return None

@@ -73,7 +73,7 @@ class FeatureSettings:
     mask: bool = True
     window: int = 7
     sentence: bool = True
-    target: bool = True
+    target: bool = False
     relation: bool = True
     per_target: int = 50
 
@@ -633,7 +633,9 @@ class FeatureSpace:
         basis = None
         if dense is not None and self.hats is not None:
             basis = self.hats.transform(dense)
-            laid.append((sparse.csr_array(basis), np.arange(len(basis))))
+            # Hats of one column sum to 1: at this weight the whole row is about as long as that of a TF-IDF block.
+            weight = np.float32(1 / np.sqrt(len(self.hats.knots)))
+            laid.append((sparse.csr_array(basis * weight), np.arange(len(basis))))
         if batch is not None and self.own_targets:
             index = {target: i for i, target in enumerate(self.own_targets)}
             own = np.array([index.get(target, -1) for target in batch.targets], dtype=np.int64)[batch.target_rows]

@@ -9,7 +9,9 @@ import codecs
 import csv
 import glob
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -28,8 +30,11 @@ class Format(StrEnum):
 
     auto = "auto"
     jsonl = "jsonl"
+    json = "json"  # a file that is one object, a list of objects, or an object with such a list (`element`)
     csv = "csv"
     parquet = "parquet"
+    xlsx = "xlsx"  # a sheet of an Excel workbook (corpora only)
+    sgml = "sgml"  # SGML or XML, well-formed or not; gives the columns that data/readers.py describes (corpora only)
     folder = "folder"  # <class>/<file>.txt, or <file>.txt; gives the columns path, class and text
     dataset = "dataset"  # a `datasets` data set: a saved folder or a name on the hub (corpora only)
 
@@ -44,11 +49,17 @@ class Layout:
     fallback_encoding: str | None = None  # for files that are not valid in `encoding`
     separator: str | None = None  # CSV: the field separator; default "," (a tab for .tsv)
     quoting: bool = True  # CSV: false where quote characters are plain text
-    names: list[str] = field(default_factory=list)  # CSV: the column names of a file without a header
+    names: list[str] = field(default_factory=list)  # CSV, XLSX: the column names of a table without a header
+    skip: int = 0  # CSV, XLSX: rows above the header to leave out; with `names`, rows above the first row
+    sheet: str | None = None  # XLSX: the sheet's name; default: the first
+    element: str | None = None  # SGML: the element that is one row (default: the first); JSON: the key that holds rows
+    # a regular expression over the file's path; its named groups become columns: '(?P<outlet>[^/]+)/(?P<id>\d+)\.json$'
+    from_path: str | None = None
 
 
 ENDINGS = {
-    ".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".csv": Format.csv, ".tsv": Format.csv, ".parquet": Format.parquet,
+    ".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".json": Format.json, ".csv": Format.csv, ".tsv": Format.csv,
+    ".parquet": Format.parquet, ".xlsx": Format.xlsx, ".sgm": Format.sgml, ".sgml": Format.sgml, ".xml": Format.sgml,
 }  # fmt: skip
 
 
@@ -78,21 +89,25 @@ class BadRow:
         return f"{where}: {self.reason}{shown}"
 
 
-def read_rows(layout: Layout, root: Path) -> Iterator[Row | BadRow]:
+def read_rows(layout: Layout, root: Path, readers: Mapping[Format, Reader] | None = None) -> Iterator[Row | BadRow]:
     """All rows of the file, folder or glob that `layout` names, in order.
 
     Raises CorpusError where there is no such file, where it is empty or cannot be read, or where its format is
-    unknown; ConfigurationError where the layout cannot work.
+    unknown; ConfigurationError where the layout cannot work or `readers` (default: READERS) has none for the format.
     """
+    readers = READERS if readers is None else readers
     _check(layout)
     for path in find_paths(layout.path, root):
         kind = layout.format if layout.format is not Format.auto else guess_format(path)
+        if kind not in readers:
+            raise ConfigurationError(f"{path}: format: {kind} cannot be read here; expected {', '.join(readers)}")
         if kind is not Format.folder and path.is_dir():
             raise CorpusError(f"{path} is a folder; expected a file, or set format: folder")
         if kind is not Format.folder and path.stat().st_size == 0:
             raise CorpusError(f"{path} is empty; expected at least one row")
         try:
-            yield from READERS[kind](path, layout)
+            rows = readers[kind](path, layout)
+            yield from _with_path(rows, layout.from_path) if layout.from_path else rows
         except OSError as error:
             raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
         except UnicodeError as error:  # an encoding whose invalid bytes cannot be told row by row, such as UTF-16
@@ -105,11 +120,30 @@ def _check(layout: Layout) -> None:
     separator = layout.separator
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise ConfigurationError(f'separator={separator!r}; expected one character ("\\t" in double quotes is a tab)')
+    if layout.skip < 0:
+        raise ConfigurationError(f"skip={layout.skip}; expected 0 or more")
     for encoding in filter(None, (layout.encoding, layout.fallback_encoding)):
         try:
             codecs.lookup(encoding)
         except LookupError as error:
             raise ConfigurationError(f"encoding {encoding!r} is unknown") from error
+    try:
+        groups = re.compile(layout.from_path).groupindex if layout.from_path else {"": 0}
+    except re.error as error:
+        raise ConfigurationError(f"from_path={layout.from_path!r} is no regular expression: {error}") from error
+    if not groups:
+        raise ConfigurationError(f"from_path={layout.from_path!r} names no group; expected (?P<column>...)")
+
+
+def _with_path(rows: Iterator[Row | BadRow], pattern: str) -> Iterator[Row | BadRow]:
+    """The rows with columns taken from their file's path; they win over columns of the same name."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+        elif found := re.search(pattern, Path(row.file).as_posix()):
+            yield Row(row.file, row.line, {**row.values, **found.groupdict()})
+        else:
+            yield BadRow(row.file, row.line, None, None, f"the path does not match from_path={pattern!r}")
 
 
 def find_paths(pattern: str, root: Path) -> list[Path]:
@@ -137,7 +171,7 @@ def _shorten(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _encoding_of(path: Path, layout: Layout) -> str:
+def encoding_of(path: Path, layout: Layout) -> str:
     """`encoding`, or `fallback_encoding` where there is one and the file is not valid in the first."""
     encoding = "utf-8-sig" if codecs.lookup(layout.encoding).name == "utf-8" else layout.encoding
     try:
@@ -160,7 +194,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _not_decodable(file: str, line: int, field: str | None, text: str, encoding: str) -> BadRow | None:
+def not_decodable(file: str, line: int, field: str | None, text: str, encoding: str) -> BadRow | None:
     if bad := invalid_bytes(text):
         reason = f"not valid {encoding.removesuffix('-sig').upper()}: byte {bad}"
         return BadRow(file, line, field, _printable(text), reason)
@@ -168,40 +202,66 @@ def _not_decodable(file: str, line: int, field: str | None, text: str, encoding:
 
 
 def _jsonl_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
-    encoding = _encoding_of(path, layout)
+    encoding = encoding_of(path, layout)
     # newline="\n": only a line feed ends a row; other separators (U+2028, a form feed) may stand in a text
     with path.open(encoding=encoding, errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            if bad := _not_decodable(str(path), number, None, line, encoding):
-                yield bad
-                continue
-            try:
-                values = json.loads(line)
-                if "\\ud" in line or "\\uD" in line:  # half a surrogate pair is valid JSON, but no text can hold it
-                    json.dumps(values, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                reason = f"not valid Unicode: half of a surrogate pair, {error.object[error.start]!a}"
-                yield BadRow(str(path), number, None, line.strip(), reason)
-                continue
-            except (ValueError, RecursionError) as error:  # besides JSONDecodeError: a number of too many digits
-                yield BadRow(str(path), number, None, line.strip(), f"not valid JSON: {error}")
-                continue
-            if isinstance(values, dict):
-                yield Row(str(path), number, values)
-            else:
-                yield BadRow(str(path), number, None, values, "a JSON object was expected")
+            if line.strip():
+                values = _json_of(str(path), number, line, encoding)
+                yield values if isinstance(values, BadRow) else _object(str(path), number, values)
+
+
+def _json_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
+    """The file's one object, or the objects of its list (which is the value of `element`), numbered from 1."""
+    encoding = encoding_of(path, layout)
+    text = path.read_text(encoding=encoding, errors="surrogateescape")
+    content = _json_of(str(path), 1, text, encoding)
+    if isinstance(content, BadRow):
+        if "Extra data" in content.reason:
+            raise CorpusError(f"{path} holds more than one JSON value; one object a line is format: jsonl")
+        yield content
+        return
+    if layout.element is not None:
+        if not isinstance(content, dict) or not isinstance(content.get(layout.element), list):
+            raise CorpusError(f"{path} has no list under the key {layout.element!r} (element)")
+        content = content[layout.element]
+    for number, values in enumerate(content if isinstance(content, list) else [content], start=1):
+        yield _object(str(path), number, values)
+
+
+def _json_of(file: str, number: int, text: str, encoding: str) -> Any:
+    """The value that `text` stands for, or a BadRow."""
+    if bad := not_decodable(file, number, None, text, encoding):
+        return bad
+    try:
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # half a surrogate pair is valid JSON, but no text can hold it
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        reason = f"not valid Unicode: half of a surrogate pair, {error.object[error.start]!a}"
+        return BadRow(file, number, None, text.strip(), reason)
+    except (ValueError, RecursionError) as error:  # besides JSONDecodeError: a number of too many digits
+        return BadRow(file, number, None, text.strip(), f"not valid JSON: {error}")
+    return value
+
+
+def _object(file: str, number: int, values: Any) -> Row | BadRow:
+    if isinstance(values, dict):
+        return Row(file, number, values)
+    return BadRow(file, number, None, values, "a JSON object was expected")
 
 
 def _csv_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
-    encoding = _encoding_of(path, layout)
+    encoding = encoding_of(path, layout)
     separator = layout.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
     with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
         reader = csv.reader(
             file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE, strict=True
         )
-        names = _checked_names(list(layout.names) or _header(reader, path), path)
+        for _ in range(layout.skip):
+            with suppress(csv.Error):
+                next(reader, None)
+        names = column_names(list(layout.names) or _header(reader, path), path)
         while True:
             line = reader.line_num + 1
             try:
@@ -212,35 +272,53 @@ def _csv_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
             if cells is None:
                 return
             if cells:
-                yield _csv_row(str(path), line, names, cells, encoding)
+                yield _table_row(str(path), line, names, cells, encoding)
 
 
 def _header(reader: Any, path: Path) -> list[str]:
+    line = reader.line_num + 1
     try:
         names = next(reader, None)
     except csv.Error as error:
-        raise CorpusError(f"{path}: line 1: not readable as CSV: {error}") from error
+        raise CorpusError(f"{path}: line {line}: not readable as CSV: {error}") from error
     if not names:
         raise CorpusError(f"{path} has no header row; name its columns with names: [...]")
-    return [name if name else f"column_{i}" for i, name in enumerate(names, start=1)]
+    return distinct_names(names)
 
 
-def _checked_names(names: list[str], path: Path) -> list[str]:
+def distinct_names(header: Sequence[str]) -> list[str]:
+    """A column without a name is called by its number, column_3; those that share a name are told apart: id_1, id_2.
+
+    So a configuration that asks for a name that stands twice has to say which one it means.
+    """
+    names, seen = [], dict.fromkeys(header, 0)
+    for number, name in enumerate(header, start=1):
+        seen[name] += 1
+        names.append(f"column_{number}" if not name else f"{name}_{seen[name]}" if header.count(name) > 1 else name)
+    return names
+
+
+def column_names(names: list[str], path: Path) -> list[str]:
+    """The names, checked; raises CorpusError."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise CorpusError(f"{path}: columns named twice: {', '.join(repeated)}; name the columns with names: [...]")
+        raise CorpusError(
+            f"{path}: columns named twice: {', '.join(repeated)}; name the columns with names: [...], "
+            "and leave a header out with skip: 1"
+        )
     if bad := invalid_bytes("".join(names)):
         raise CorpusError(f"{path}: the header is not valid in this encoding: byte {bad}; set encoding: ...")
     return names
 
 
-def _csv_row(file: str, line: int, names: list[str], cells: list[str], encoding: str) -> Row | BadRow:
+def _table_row(file: str, line: int, names: list[str], cells: list[str], encoding: str) -> Row | BadRow:
+    """A row of a table from its cells, or why they cannot be one."""
     if len(cells) != len(names):
         hint = "; is the separator right?" if len(names) == 1 else ""
         shown = [_printable(cell) for cell in cells]
         return BadRow(file, line, None, shown, f"{len(cells)} fields where {len(names)} were expected{hint}")
     for name, cell in zip(names, cells, strict=True):
-        if bad := _not_decodable(file, line, name, cell, encoding):
+        if bad := not_decodable(file, line, name, cell, encoding):
             return bad
     return Row(file, line, dict(zip(names, cells, strict=True)))
 
@@ -277,11 +355,18 @@ def _folder_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     if not files:
         raise CorpusError(f"{path}: no <class>/<file>.txt and no <file>.txt inside")
     for file in files:
-        encoding = _encoding_of(file, layout)
+        encoding = encoding_of(file, layout)
         name = file.relative_to(path).as_posix()
         text = file.read_text(encoding=encoding, errors="surrogateescape")
         values = {"path": name, "class": file.parent.name if "/" in name else None, "text": text}
-        yield _not_decodable(str(file), 1, "text", text, encoding) or Row(str(file), 1, values)
+        yield not_decodable(str(file), 1, "text", text, encoding) or Row(str(file), 1, values)
 
 
-READERS = {Format.jsonl: _jsonl_rows, Format.csv: _csv_rows, Format.parquet: _parquet_rows, Format.folder: _folder_rows}
+Reader = Callable[[Path, Layout], Iterator[Row | BadRow]]
+READERS: dict[Format, Reader] = {
+    Format.jsonl: _jsonl_rows,
+    Format.json: _json_rows,
+    Format.csv: _csv_rows,
+    Format.parquet: _parquet_rows,
+    Format.folder: _folder_rows,
+}

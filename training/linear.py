@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class LinearConfig:
     mask: bool = True
     window: int = 7
     sentence: bool = True
-    target: bool = True
+    target: bool = False
     relation: bool = True
     per_target: int = 50
     first_label: str | None = None
@@ -67,6 +68,10 @@ class LinearConfig:
                 problems.append(f"{name}={getattr(self, name)}; expected {least} or more")
         if problems:
             raise ConfigurationError("classifier: " + "; ".join(problems))
+
+    def settled(self, chosen: Mapping[str, Any]) -> LinearConfig:
+        """The same with the choices that validation has made: for further fits that must be like the first."""
+        return replace(self, C=[chosen["C"]], refit=False)
 
     def features(self) -> FeatureSettings:
         words, chars = self.word_ngrams, self.char_ngrams
@@ -99,26 +104,32 @@ def fit(task: Task, train: LabelledExamples, validation: LabelledExamples, confi
     first_label = _first_label(task, config)
     # The solvers' many small products lose more by handing work to threads than they gain.
     with threadpool_limits(1):
-        space = FeatureSpace(config.features(), task.has_target)
-        design, judged = space.fit_transform(train.examples), space.transform(validation.examples)
-        trainer = _Trainer(task, design, train.gold, config, first_label)
-        scores: dict[float, float] = {}
-        best: tuple[float, LinearClassifier, Floats] | None = None
-        for c in sorted(config.C):
-            classifier = trainer.classifier(space, c)
-            probabilities = classifier.from_design(judged)
-            scores[c] = score(task, validation.gold, probabilities)
-            if best is None or scores[c] > scores[best[0]]:
-                best = (c, classifier, probabilities)
-        assert best is not None
-        c, classifier, probabilities = best
-        chosen = {"C": c, "validation_scores": {str(key): value for key, value in scores.items()}}
+        fitted = _choose(task, train, validation, config, first_label)
         if config.refit:
             both = train + validation
             space = FeatureSpace(config.features(), task.has_target)
-            design = space.fit_transform(both.examples)
-            classifier = _Trainer(task, design, both.gold, config, first_label).classifier(space, c)
-    return Fitted(classifier, probabilities, chosen)
+            trainer = _Trainer(task, space.fit_transform(both.examples), both.gold, config, first_label)
+            fitted = replace(fitted, classifier=trainer.classifier(space, fitted.chosen["C"]))
+    return fitted
+
+
+def _choose(
+    task: Task, train: LabelledExamples, validation: LabelledExamples, config: LinearConfig, first_label: int | None
+) -> Fitted:
+    """The best of the path of C; of equal ones the smallest C."""
+    space = FeatureSpace(config.features(), task.has_target)
+    design, judged = space.fit_transform(train.examples), space.transform(validation.examples)
+    trainer = _Trainer(task, design, train.gold, config, first_label)
+    scores: dict[str, float] = {}
+    best: Fitted | None = None
+    for c in sorted(config.C):
+        classifier = trainer.classifier(space, c)
+        probabilities = classifier.from_design(judged)
+        scores[str(c)] = score(task, validation.gold, probabilities)
+        if best is None or scores[str(c)] > scores[str(best.chosen["C"])]:
+            best = Fitted(classifier, probabilities, {"C": c, "validation_scores": scores})
+    assert best is not None
+    return best
 
 
 def _first_label(task: Task, config: LinearConfig) -> int | None:
@@ -231,8 +242,8 @@ class Fold:
         self.values = columns.data[columns.indptr[self.single]]
         self.rows = columns.indices[columns.indptr[self.single]]
         self.norms = np.sqrt(np.bincount(self.rows, self.values.astype(np.float64) ** 2, minlength=n))
-        folded = sparse.csr_array(sparse.hstack([columns[:, self.kept], sparse.diags_array(self.norms)], format="csr"))
-        folded.data = folded.data.astype(np.float64)
+        own = sparse.diags_array(self.norms.astype(columns.dtype))
+        folded = sparse.csr_array(sparse.hstack([columns[:, self.kept], own], format="csr"))
         folded.indices, folded.indptr = folded.indices.astype(np.int32), folded.indptr.astype(np.int32)
         self.matrix = folded
 

@@ -171,7 +171,7 @@ def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cl
     if config.shuffle_train_labels:
         train_part, validation = _shuffled(train_part, config.split.seed), _shuffled(validation, config.split.seed + 1)
     fitted = fit(clean.task, train_part, validation, config.classifier)
-    decision = _decision(config, fit, train_part, validation, fitted.validation_probabilities, metric)
+    decision = _decision(config, fit, train_part, validation, fitted, metric)
     head = Head(clean.task, fitted.classifier, decision, cleaner)
     predictions, raw = predict(head, test, "test")
     # a refit classifier has seen validation: its honest validation probabilities are those from before the refit
@@ -185,16 +185,16 @@ def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cl
 
 
 def _decision(
-    config: TrainConfig, fit: Any, train_part: LabelledExamples, validation: LabelledExamples,
-    probabilities: npt.NDArray[np.float32], metric: str,
-) -> Decision:  # fmt: skip
+    config: TrainConfig, fit: Any, train_part: LabelledExamples, validation: LabelledExamples, fitted: Any, metric: str
+) -> Decision:
     """The decision, fitted on the validation split or on held-out folds of train and validation; never on test."""
-    judged = validation
+    judged, probabilities = validation, fitted.validation_probabilities
     if config.decision.cross_fit:
         judged = train_part + validation
+        settled = config.classifier.settled(fitted.chosen)
 
         def held_out(rest: LabelledExamples, part: LabelledExamples) -> npt.NDArray[np.float32]:
-            return fit(judged.task, rest, part, replace(config.classifier, refit=False)).validation_probabilities
+            return fit(judged.task, rest, part, settled).validation_probabilities
 
         probabilities = held_out_probabilities(held_out, judged, config.decision.cross_fit, config.split.seed)
     return fit_decision(judged.task, probabilities, judged.gold, config.decision, metric)
@@ -211,7 +211,7 @@ def _final_head(
         split = split_without_test(clean, clusters, config.split)
         train_part, validation = clean.examples(split.rows("train")), clean.examples(split.rows("validation"))
         fitted = fit(clean.task, train_part, validation, config.classifier)
-        decision = _decision(config, fit, train_part, validation, fitted.validation_probabilities, metric)
+        decision = _decision(config, fit, train_part, validation, fitted, metric)
     return Head(clean.task, fitted.classifier, decision, cleaner)
 
 

@@ -304,7 +304,7 @@ PAIRS = LabelsConfig(columns=["stance"], target="headline")
 def joined(root: Path, **keys: Any) -> Corpus:
     write(root, "body,headline,stance\n1,H1,favor\n2,H2,against\n1,H3,neutral\n", "stances.csv")
     columns = ColumnsConfig(id="body", text="article")
-    return load(root, "stances.csv", joins=[JoinConfig(path="bodies*.csv", on="body")], columns=columns, stance=PAIRS,
+    return load(root, "stances.csv", joins=[JoinConfig(path="bodies*.csv", on=["body"])], columns=columns, stance=PAIRS,
                 merge_rows=True, **keys)  # fmt: skip
 
 
