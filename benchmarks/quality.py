@@ -66,8 +66,9 @@ def _page(found: Mapping[str, Mapping[str, Any]], published: Mapping[str, Any]) 
             value, how = float(np.mean([fold[row["metric"]] for fold in record["folds"]])), " (mean of folds)"
         seconds = "" if record["seconds"] is None else f"{record['seconds']:.0f}"
         lines.append(
-            f"| {row.get('of', name)} | {row['metric']}{how} | **{value:.3f}** | {metric['low']:.3f} to {metric['high']:.3f} "
-            f"| {row['anchor']['value']:.3f}: {row['anchor']['what']} | {row['published']} | {seconds} |"
+            f"| {row.get('of', name)} | {row['metric']}{how} | **{value:.3f}** "
+            f"| {metric['low']:.3f} to {metric['high']:.3f} | {row['anchor']['value']:.3f}: {row['anchor']['what']} "
+            f"| {row['published']} | {seconds} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ from data.corpus import Corpus, fold_text
 from data.examples import LabelledExamples
 from data.prepare import CleanCorpus
 from data.splitting import TEST, TRAIN, VALIDATION, Split
-from slantwise.cleaning import Cleaner, Removed
+from slantwise.cleaning import Removed
 from slantwise.rows import BadRow
 
 Index = npt.NDArray[np.int64]
@@ -71,11 +71,6 @@ def audit(
         "leakage": leakage(clean, numbers, clusters, splits, labelled, articles),
         "cleaning": cleaning(clean, removed),
     }
-
-
-def removed_lines(clean: CleanCorpus, cleaner: Cleaner) -> list[tuple[Removed, ...]]:
-    """The lines that cleaning took out of each article."""
-    return [cleaner.clean(row["text"], row["source"], row["title"]).removed for row in clean.rows]
 
 
 def article_numbers(clean: CleanCorpus) -> Index:

@@ -44,7 +44,10 @@ class JoinConfig(Layout):
 
 @dataclass
 class ColumnsConfig:
-    """Which column of the files holds which field of the article; null where there is none."""
+    """Which column of the files holds which field of the article; null where there is none.
+
+    A key inside an object is a column too: `source.name` is the name in {"source": {"name": ...}}.
+    """
 
     id: str | None = "id"  # null: ids are made from the file's name and the row's number
     text: str = "text"
@@ -66,13 +69,11 @@ class LabelsConfig:
     columns: list[str] = field(default_factory=list)  # several columns, or one that holds a list, for multilabel
     separator: str | None = None  # splits a cell that holds several labels
     indicators: bool = False  # each of `columns` is one label, 1 where it holds and 0 where it does not
-    largest: bool = (
-        False  # each of `columns` is one label's share or votes; the largest is the label, a tie is set aside
-    )
+    largest: bool = False  # each of `columns` is one label's share; the largest is the label, ties are set aside
     # Columns with one annotator's label each (or one with a list of them): their agreement is reported, and without
     # `columns` the label that most of them gave is the label; rows without such a one (a tie) are set aside.
     annotators: list[str] = field(default_factory=list)
-    map: dict[str, str] = field(default_factory=dict)  # value in the file (a column's name: see above) -> label
+    map: dict[str, str] = field(default_factory=dict)  # value in the file (or column, see above) -> label
     missing: list[str] = field(default_factory=list)  # values that mean "no label here"
     drop: list[str] = field(default_factory=list)  # values whose rows are set aside on purpose
     labels: list[str] = field(default_factory=list)  # the ordered label set; empty: the task's standard one
@@ -103,8 +104,8 @@ class CorpusConfig:
     where: dict[str, list[str]] = field(default_factory=dict)  # column: values; all other rows are set aside
     where_not: dict[str, list[str]] = field(default_factory=dict)  # column: values whose rows are set aside
     splits: dict[str, str] = field(default_factory=dict)  # value of the split column -> train, validation or test
-    drop_empty_text: bool = False  # set rows with an empty text aside; otherwise they are errors
-    merge_rows: bool = False  # rows with one id are one article with several stances
+    drop_empty_text: bool = False  # rows without text are set aside; otherwise they are errors
+    merge_rows: bool = False  # rows with one id are one article with several stances or labels
     fix_encoding: bool = False  # repair text that was decoded wrongly, such as "â€œ" (ftfy)
     drop_repeats: bool = False  # keep only the first of articles with the same text (case and punctuation folded)
     max_bad_rows: int = 0  # more unusable rows than this stop the run; fewer go to quarantine

@@ -21,7 +21,7 @@ from data.labels import SPLIT_NAMES, LabelError, LabelReader, krippendorff_alpha
 from data.readers import read_corpus_rows
 from slantwise.article import Article
 from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
-from slantwise.rows import BadRow, Format, Row, guess_format
+from slantwise.rows import ENDINGS, BadRow, Format, Row
 from slantwise.task import Task
 
 SCHEMA = pa.schema(
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
         ),
     }
 )
-TABLES = (Format.csv, Format.parquet, Format.xlsx, Format.folder)  # all rows of such a file have the same columns
+RAGGED = (Format.jsonl, Format.json, Format.sgml)  # rows of such a file need not have the same columns
 OPTIONAL = ("title", "author", "source", "published", "language", "group")
 SHOWN_ERRORS = 50
 
@@ -197,7 +197,7 @@ class _Builder:
                 self.bad.append(row)
                 continue
             values = self._joined(row)
-            if row.file != checked and _is_table(file, row.file):
+            if row.file != checked and not _is_ragged(file, row.file):
                 self._check_columns(row.file, values)
                 checked = row.file
             columns.update(dict.fromkeys(values))
@@ -208,7 +208,7 @@ class _Builder:
             self._check_columns(str(root / file.path), dict.fromkeys(columns))
 
     def _joined(self, row: Row) -> dict[str, Any]:
-        values = dict(row.values)
+        values = _with_inner_keys(row.values)
         for join in self.joins:
             values = join.add_to(row, values)
         return values
@@ -254,9 +254,29 @@ class _Builder:
         elif known["text"] != article["text"] or known["split"] != article["split"]:
             reason = f"another text or split under this id stands in {self.first_line[article['id']]}"
             self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], reason))
+        elif different := self._contradicted(known, article):
+            reason = f"another {different[0]} label under this id stands in {self.first_line[article['id']]}"
+            self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], reason))
         else:
-            known["stance"] = (known["stance"] or []) + (article["stance"] or [])
-            self.merged += 1
+            self._merge(known, article)
+
+    def _contradicted(self, known: dict[str, Any], article: dict[str, Any]) -> list[str]:
+        """The tasks of one label each for which the two have different ones."""
+        single = [
+            name for name, reader in self.readers.items() if name != "stance" and reader.task.kind == "multiclass"
+        ]
+        return [name for name in single if known[name] and article[name] and known[name] != article[name]]
+
+    def _merge(self, known: dict[str, Any], article: dict[str, Any]) -> None:
+        """Add the stances and labels of a further row to its article, labels in the task's order."""
+        for name, reader in self.readers.items():
+            if known[name] is None or article[name] is None:
+                known[name] = article[name] if known[name] is None else known[name]
+            elif name == "stance":
+                known[name] = known[name] + article[name]
+            else:
+                known[name] = sorted({*known[name], *article[name]}, key=reader.task.labels.index)
+        self.merged += 1
 
     def _select(self, values: Mapping[str, Any]) -> None:
         """Raises LabelError where `where` or `where_not` sets the row aside."""
@@ -297,6 +317,8 @@ class _Builder:
         article: dict[str, Any] = {"id": id_, "text": self._fixed(text), "split": self._split(values, file)}
         for name in OPTIONAL:
             value = values.get(getattr(columns, name)) if getattr(columns, name) else None
+            if isinstance(value, list):  # such as several authors
+                value = ", ".join(map(str, value))
             article[name] = None if value is None or not str(value).strip() else self._fixed(str(value).strip())
         for name, reader in self.readers.items():
             self.ratings[name] += reader.ratings_of(values)
@@ -311,10 +333,12 @@ class _Builder:
         return str(ftfy.fix_text(text, uncurl_quotes=False))
 
     def _split(self, values: Mapping[str, Any], file: FileConfig) -> str | None:
-        value = file.split or (values.get(self.config.columns.split) if self.config.columns.split else None)
+        value: Any = file.split
+        if not value and self.config.columns.split:
+            value = values.get(self.config.columns.split)
+            value = {value_key(k): v for k, v in self.config.splits.items()}.get(value_key(value), value)
         if value is None or value == "":
             return None
-        value = {value_key(k): v for k, v in self.config.splits.items()}.get(value_key(value), value)
         if str(value).lower() not in SPLIT_NAMES:
             raise LabelError(self.config.columns.split or "split", value, f"expected one of {', '.join(SPLIT_NAMES)}")
         return SPLIT_NAMES[str(value).lower()]
@@ -348,7 +372,7 @@ class _Builder:
             if any(row[task_name] is not None for row in rows):
                 tasks[task_name] = reader.task
             elif getattr(self.config, task_name) != LabelsConfig():
-                column = reader.config.nested or ", ".join(reader.config.columns)
+                column = reader.config.nested or ", ".join(reader.config.columns or reader.config.annotators)
                 raise CorpusError(
                     f"corpus {name}: the {task_name} column {column!r} is empty in all {len(rows):,} rows"
                 )
@@ -369,9 +393,17 @@ def _agreement(ratings: list[list[str]]) -> Agreement | None:
     return {"alpha": krippendorff_alpha(several), "annotators": max(map(len, several)), "items": len(several)}
 
 
-def _is_table(file: FileConfig, path: str) -> bool:
-    kind = guess_format(Path(path)) if file.format is Format.auto and not Path(path).suffix == ".txt" else file.format
-    return kind in TABLES
+def _with_inner_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns and, for those that hold an object, one for each of its keys: outer.inner."""
+    found = dict(values)
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": inner for key, inner in _with_inner_keys(value).items()}
+    return found
+
+
+def _is_ragged(file: FileConfig, path: str) -> bool:
+    return (file.format if file.format is not Format.auto else ENDINGS.get(Path(path).suffix.lower())) in RAGGED
 
 
 def _place(file: str, pattern: str, root: Path) -> str:

@@ -31,8 +31,8 @@ def cluster(texts: Sequence[str], similarity: float) -> npt.NDArray[np.int64]:
     """For each text the index of the first text of its cluster, int64 (n,).
 
     Texts that are equal but for case and punctuation always share a cluster; others where a chain of pairs of at
-    least `similarity` (Jaccard, of word triples) joins them. Hashing misses about one in ten of the pairs that are just at
-    the threshold, and practically none that are .15 above it.
+    least `similarity` (Jaccard, of word triples) joins them. Hashing misses about one in ten of the pairs that are just
+    at the threshold, and practically none that are .15 above it.
     """
     parent = np.arange(len(texts))
 

@@ -16,7 +16,7 @@ from data.duplicates import cluster
 from data.examples import LabelledExamples
 from data.splitting import Items, Split, make_splits, without_test
 from slantwise.article import Example, classifier_text, read_article
-from slantwise.cleaning import Cleaner
+from slantwise.cleaning import Cleaner, Removed
 from slantwise.task import Task
 
 
@@ -28,7 +28,11 @@ class CleanCorpus:
     rows: list[dict[str, Any]]  # the articles' rows of the corpus table, labels included
     texts: list[str]  # what the classifier sees
     bodies: list[str]  # the same without the title: what duplicates are found by
-    furniture_lines: int
+    removed: list[tuple[Removed, ...]]  # what cleaning took out of each article
+
+    @property
+    def furniture_lines(self) -> int:
+        return sum(map(len, self.removed))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,7 +92,7 @@ def fit_cleaner(corpus: Corpus, config: CleaningConfig) -> Cleaner:
 
 def clean_corpus(corpus: Corpus, task: Task, cleaner: Cleaner) -> CleanCorpus:
     """Clean the articles that are labelled for the task."""
-    rows, texts, bodies, removed = [], [], [], 0
+    rows, texts, bodies, removed = [], [], [], []
     for article, row in zip(corpus.articles(), corpus.table.to_pylist(), strict=True):
         if row[task.name] is None:
             continue
@@ -96,7 +100,7 @@ def clean_corpus(corpus: Corpus, task: Task, cleaner: Cleaner) -> CleanCorpus:
         rows.append(row)
         texts.append(classifier_text(found))
         bodies.append(found.text)
-        removed += len(page.removed)
+        removed.append(page.removed)
     return CleanCorpus(task, rows, texts, bodies, removed)
 
 

@@ -28,7 +28,7 @@ from omegaconf import MISSING
 from rich.table import Table
 
 from data import schemas
-from data.audit import audit, removed_lines
+from data.audit import audit
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
 from data.corpus import Corpus, load_corpus, write_quarantine
 from data.prepare import CleanCorpus, clean_corpus, fit_cleaner, split_corpus
@@ -122,7 +122,7 @@ def audit_corpus(config: AuditConfig, progress: Progress, prefer_given: bool) ->
     with progress.step("clean the articles") as notes:
         cleaner = fit_cleaner(corpus, config.cleaning)
         clean = clean_corpus(corpus, task, cleaner)
-        removed = removed_lines(clean, cleaner)
+        removed = clean.removed
         notes.append(f"{len(clean):,} articles labelled for {task.name}")
     with progress.step("split") as notes:
         split = replace(config.split, kind=SplitKind.given) if prefer_given and gives_split(clean) else config.split
@@ -287,7 +287,7 @@ def draw_labels(rows: Sequence[Mapping[str, Any]], n: int) -> str:
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.22 * max(row["n"] for row in rows)), xlabel="examples")
         _bare(axes)
 
-    return plots._render("labels", (4.8, 0.75 + 0.23 * len(rows)), draw)
+    return plots.render("labels", (4.8, 0.75 + 0.23 * len(rows)), draw)
 
 
 def draw_lengths(lengths: Mapping[str, Any], n: int) -> str:
@@ -306,7 +306,7 @@ def draw_lengths(lengths: Mapping[str, Any], n: int) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.legend(loc="upper left")
 
-    return plots._render("lengths", (4.7, 2.5), draw)
+    return plots.render("lengths", (4.7, 2.5), draw)
 
 
 def draw_probes(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
@@ -331,7 +331,7 @@ def draw_probes(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
         figure.legend(loc="outside lower right")
         _bare(axes)
 
-    return plots._render("probes", (5.2, 1.0 + 0.3 * len(rows)), draw)
+    return plots.render("probes", (5.2, 1.0 + 0.3 * len(rows)), draw)
 
 
 def _bare(axes: Any) -> None:

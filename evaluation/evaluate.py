@@ -35,7 +35,7 @@ class EvaluateConfig:
     model: str = MISSING  # a model or run directory, or an MLflow URI
     corpus: CorpusConfig = MISSING
     judged_split: str = "test"  # train, validation, test or all; `split=…` on the command line
-    task: str | None = None  # which task of a model that holds several; null: all that the corpus is labelled for
+    judged_task: str | None = None  # `task=…` on the command line; null: all tasks that model and corpus share
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = MISSING  # a new folder
 
@@ -45,8 +45,8 @@ class EvaluateConfig:
 
 
 def main() -> None:
-    # Hydra would take `split=test` for a choice from the group of training splits
-    sys.argv = [re.sub(r"^split=", "judged_split=", argument) for argument in sys.argv]
+    # Hydra would take `split=test` and `task=topic` for choices from the groups of `slantwise train`
+    sys.argv = [re.sub(r"^(split|task)=", r"judged_\1=", argument) for argument in sys.argv]
     schemas.register()
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     run("evaluate", _job)
@@ -65,7 +65,7 @@ def _job(config: Any) -> None:
     with progress.step("read the corpus"):
         corpus = load_corpus(chosen.corpus)
     progress.say(f"  {corpus.counts()}")
-    heads = _choose_heads(model.heads, corpus, chosen.task)
+    heads = _choose_heads(model.heads, corpus, chosen.judged_task)
     resolved = OmegaConf.to_yaml(config, resolve=True)
     selected = []
     for head in heads:
@@ -141,8 +141,8 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
     if head.provenance.get("corpus_sha256") == corpus.fingerprint and kind != SplitKind.given:
         if "kfold" in str(kind):
             raise CorpusError(
-                f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its out-of-fold "
-                "predictions are in its run directory. Use split=all on another corpus"
+                f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its "
+                "out-of-fold predictions are in its run directory. Use split=all on another corpus"
             )
         config = SplitConfig(**{**trained, "kind": SplitKind(kind)})
         rows = split_corpus(clean, config)[0][0].rows(split)

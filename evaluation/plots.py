@@ -89,7 +89,7 @@ def reliability(bins: Sequence[Mapping[str, Any]], title: str, x_label: str, y_l
             axes.xaxis.set_major_formatter(FuncFormatter(_figure))
         curve.yaxis.set_major_formatter(FuncFormatter(_figure))
 
-    return _render("reliability", (4.7, 4.9), draw)
+    return render("reliability", (4.7, 4.9), draw)
 
 
 def _bin_counts(axes: Axes, bins: Sequence[Mapping[str, Any]], x_label: str) -> None:
@@ -147,7 +147,7 @@ def precision_recall(
         axes.yaxis.set_major_formatter(FuncFormatter(_figure))
         axes.grid()
 
-    return _render(name, (2.35, 2.15), draw)
+    return render(name, (2.35, 2.15), draw)
 
 
 def label_errors(
@@ -173,7 +173,7 @@ def label_errors(
         figure.suptitle(f"Labels given and missed (n = {n:,} examples)", x=0.01, ha="left", fontsize=9.5)
         figure.legend(loc="outside lower right", ncols=3, handlelength=1.2, columnspacing=1.4)
 
-    return _render("label-errors", (4.8, 0.95 + 0.23 * len(labels)), draw)
+    return render("label-errors", (4.8, 0.95 + 0.23 * len(labels)), draw)
 
 
 def confusion(counts: npt.NDArray[np.int64], gold: Sequence[str], predicted: Sequence[str]) -> str:
@@ -201,7 +201,7 @@ def confusion(counts: npt.NDArray[np.int64], gold: Sequence[str], predicted: Seq
         axes.spines[:].set_visible(False)
 
     cell = 0.62 if len(gold) <= 8 else 0.36
-    return _render("confusion", (2.4 + cell * len(predicted), 2.2 + cell * len(gold)), draw)
+    return render("confusion", (2.4 + cell * len(predicted), 2.2 + cell * len(gold)), draw)
 
 
 def inline(svg: str, name: str, description: str) -> str:
@@ -233,7 +233,7 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _render(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+def render(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """`size` in inches."""
     with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
         # matplotlib only measures the text; the reader's fonts draw it

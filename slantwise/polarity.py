@@ -51,10 +51,11 @@ BLAME = tuple(
     "undermin unfair unjust unlawful unnecess unpopular unreli unsafe unwant unworkab useless vandal vicious victim "
     "villain violat violen vulnerab warn waste weak weaken worr worse worst worthless wound wreck wrong".split()
 )
-NEGATIONS = frozenset(
-    "no not never none nobody nothing neither nor without hardly barely scarcely cannot can't don't doesn't didn't won't "
-    "wouldn't isn't aren't wasn't weren't hasn't haven't hadn't couldn't shouldn't".split()
-)
+_NEGATIONS = (
+    "no not never none nobody nothing neither nor without hardly barely scarcely cannot can't don't doesn't didn't "
+    "won't wouldn't isn't aren't wasn't weren't hasn't haven't hadn't couldn't shouldn't"
+).split()
+NEGATIONS = frozenset([*_NEGATIONS, *(word.replace("'", "") for word in _NEGATIONS)])  # tokens may lack apostrophes
 MIN_STEM = 4  # shorter entries count only as whole words
 
 

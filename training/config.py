@@ -52,6 +52,7 @@ class TrainConfig:
     tracking: TrackingConfig = MISSING
     name: str = MISSING  # the run's name in MLflow
     run_dir: str = MISSING  # a new folder that will hold everything about the run
+    shortcuts: bool = True  # probe how far source, target, furniture or length alone tell the label
     shuffle_train_labels: bool = False  # a test of the whole chain: with it, test scores must fall to chance
 
 

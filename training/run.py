@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from evaluation.intervals import Estimate, evaluate
 from evaluation.judge import Context, decision_facts, headline_metrics, judge, label_shares, predict, write_metrics
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
-from evaluation.tables import metrics_table
+from evaluation.shortcuts import SHORTCUTS, folds_of, gather, probe, unbeaten, verdict
+from evaluation.tables import format_estimate, metrics_table
 from slantwise.cleaning import Cleaner
 from slantwise.command import Progress, run, to_object
 from slantwise.decision import Decision
@@ -121,6 +122,11 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
             notes += [f"{key} {value}" for key, value in parts[-1].chosen.items() if not isinstance(value, dict)]
     directory.mkdir(parents=True)
     try:
+        test = _pool([part.test for part in parts])
+        with progress.step("probe for shortcuts"):
+            shortcuts = _probe_shortcuts(config, clean, splits, clusters, test, headline[0])
+        for warning in shortcuts.warnings:
+            progress.warn(warning)
         with progress.step("judge on test"):
             context = Context(
                 title=config.name,
@@ -128,10 +134,9 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
                 corpus=corpus.name,
                 shares=parts[0].shares,
                 configuration=resolved,
-                data=_data_card(corpus, clean, splits, clusters),
-                warnings=warnings,
+                data=_data_card(corpus, clean, splits, clusters) | shortcuts.card,
+                warnings=[*warnings, *shortcuts.warnings],
             )
-            test = _pool([part.test for part in parts])
             facts = decision_facts(parts[0].head.decision, task, _pool([part.raw_test for part in parts]))
             metrics = judge(test, official, facts, context, config.evaluation, directory)
             validation = _pool([part.validation for part in parts])
@@ -164,6 +169,35 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     progress.say(f"run directory: {directory}\nreport: {directory / 'report.html'}\nmodel: {directory / 'model'}")
     progress.save(directory / "log.txt")
     return RunResult(directory, metrics, headline, parts[0].shares, mlflow_run)
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """What the shortcut probes found: the figures, their lines of the data card and what the user must be told."""
+
+    figures: Sequence[Mapping[str, Any]] = ()
+    card: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+def _probe_shortcuts(
+    config: TrainConfig, clean: CleanCorpus, splits: Sequence[Split], clusters: npt.NDArray[np.int64],
+    test: Predictions, metric: str,
+) -> Shortcuts:  # fmt: skip
+    """How far the labels are told by something other than the text; the probes learn from all that is not test."""
+    if not config.shortcuts:
+        return Shortcuts()
+    data = gather(clean, clusters, clean.removed)
+    resamples, seed = config.evaluation.resamples, config.evaluation.seed
+    results = probe(data, folds_of(data, splits), metric, test, resamples, seed)
+    score = evaluate(test, [metric], resamples, seed)[metric]
+    table = {SHORTCUTS[r.name].title: " ".join(format_estimate(r.estimate)) for r in results}
+    unbeaten_one = unbeaten(results, score, "the model")
+    card = {
+        f"the same {metric} by a shortcut": {"this model": " ".join(format_estimate(score)), **table},
+        "shortcuts": " ".join(verdict(results, score, "the model")),
+    }
+    return Shortcuts([asdict(r) for r in results], card, [unbeaten_one] if unbeaten_one else [])
 
 
 def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cleaner: Cleaner, metric: str) -> Trained:

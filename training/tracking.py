@@ -139,6 +139,9 @@ def _flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
             bounds = (("", m["value"]), ("_low", m["low"]), ("_high", m["high"]))
             key = "".join(c if c.isalnum() or c in "_-./ " else "_" for c in prefix + name)
             flat |= {key + ending: value for ending, value in bounds if value is not None}
+    for probe in record.get("shortcuts", ()):
+        if probe["estimate"]["value"] is not None:
+            flat[f"shortcut_{probe['name']}"] = probe["estimate"]["value"]
     for number, fold in enumerate(record["folds"], start=1):
         flat |= {f"fold_{number}_{name}": value for name, value in fold.items() if value == value}
     return flat

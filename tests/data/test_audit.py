@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.audit import audit, conflicts, languages, leakage, lengths, removed_lines, text_numbers, values_by_label
+from data.audit import audit, conflicts, languages, leakage, lengths, text_numbers, values_by_label
 from data.config import CorpusConfig, FileConfig, LabelsConfig
 from data.corpus import Corpus, load_corpus
 from data.duplicates import cluster
@@ -41,7 +41,7 @@ def topic_rows(*entries: tuple[str, str]) -> list[Row]:
 def figures(corpus: Corpus, assignment: list[str], task: str = "topic") -> dict[str, Any]:
     clean = prepare(corpus, task)
     clusters = cluster(clean.bodies, 0.5)
-    return audit(corpus, clean, removed_lines(clean, Cleaner(furniture=False)), [Split(assignment, 0)], clusters)
+    return audit(corpus, clean, clean.removed, [Split(assignment, 0)], clusters)
 
 
 def test_same_text_with_two_labels_is_a_conflict_whatever_its_case(write_jsonl: WriteJsonl) -> None:
@@ -53,7 +53,7 @@ def test_same_text_with_two_labels_is_a_conflict_whatever_its_case(write_jsonl: 
 
 
 def test_same_text_with_two_targets_is_no_conflict(write_jsonl: WriteJsonl) -> None:
-    stances = [{"target": "Oduya", "stance": "favor"}, {"target": "Board", "stance": "against"}]
+    stances = [{"target": "Warden", "stance": "favor"}, {"target": "Board", "stance": "against"}]
     corpus = load(write_jsonl, [{"id": "r", "text": BOTH, "stances": stances}])
     clean = prepare(corpus, "stance")
     labelled = clean.examples([0])
@@ -80,7 +80,7 @@ def test_targets_of_test_that_stand_in_train_are_counted(write_jsonl: WriteJsonl
     def row(id_: str, text: str, target: str) -> Row:
         return {"id": id_, "text": text, "stances": [{"target": target, "stance": "favor"}]}
 
-    rows = [row("a", BOTH, "Oduya"), row("b", OTHER, "ODUYA"), row("c", THIRD, "Board"), row("d", BOTH, "Oduya")]
+    rows = [row("a", BOTH, "Warden"), row("b", OTHER, "WARDEN"), row("c", THIRD, "Board"), row("d", BOTH, "Warden")]
     corpus = load(write_jsonl, rows)
     shared = {r["what"]: r for r in figures(corpus, ["train", "test", "test", "test"], "stance")["leakage"]["shared"]}
     assert shared["target"] == {"what": "target", "distinct": 2, "shared": 1, "examples": 2, "of": 3}
@@ -153,10 +153,9 @@ def test_removed_lines_are_counted_by_reason_and_source(write_jsonl: WriteJsonl)
         for i, text in enumerate((BOTH, OTHER, THIRD))
     ]
     corpus = load(write_jsonl, rows)
-    clean = prepare(corpus)
-    cleaner = Cleaner()
+    clean = clean_corpus(corpus, corpus.task("topic"), Cleaner())
     split = Split(["train", "train", "test"], 0)
-    found = audit(corpus, clean, removed_lines(clean, cleaner), [split], np.arange(3))["cleaning"]
+    found = audit(corpus, clean, clean.removed, [split], np.arange(3))["cleaning"]
     assert (found["articles"], found["lines"]) == (3, 6)
     assert sum(row["lines"] for row in found["reasons"]) == 6
     assert {line["text"]: line["n"] for line in found["recurring"][0]["lines"]} == {

@@ -61,7 +61,8 @@ def test_an_experiment_wins_over_the_defaults_and_the_command_line_over_the_expe
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(Path(p).relative_to(CONFIGS)))
 def test_every_file_opens_with_the_command_that_uses_it(path: Path) -> None:
-    first = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")][0]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
     assert first.startswith("# slantwise ")
 
 
