@@ -102,13 +102,13 @@ def _sgml_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     starts = [tag for tag in tags if tag[2] == name and not tag[1]]
     if not starts:
         raise CorpusError(f"{path} has no element <{name}>; set element: ... to the one that is a row")
-    lists = {tag[2] for tag, item in itertools.pairwise(tags) if not tag[1] and item[2] == ITEM != tag[2]}
+    lists = {tag[2] for tag, item in itertools.pairwise(tags) if not tag[1] and item[2] == ITEM} - {name, ITEM}
     line, at = 1, 0
     if _has_text(head := text[: starts[0].start()]):
         yield BadRow(str(path), line, None, head.strip(), f"text before the first <{name}>")
     for start, stop in zip(starts, [*(tag.start() for tag in starts[1:]), len(text)], strict=True):
         line, at = line + text.count("\n", at, start.start()), start.start()
-        inside, end, after = text[start.end() : stop].partition(f"</{name}>")
+        inside, end, after = _partition(text[start.end() : stop], name)
         if start[3].endswith("/"):
             inside, end, after = "", "/>", inside + end + after
         if bad := not_decodable(str(path), line, None, start[0] + inside, encoding):
@@ -119,6 +119,12 @@ def _sgml_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
             yield Row(str(path), line, _SgmlRow(start, inside, lists).columns())
         if end and _has_text(after):
             yield BadRow(str(path), line, None, after.strip(), f"text after the end of <{name}>")
+
+
+def _partition(markup: str, name: str) -> tuple[str, str, str]:
+    """What stands before the first end tag of that name, the tag ("" without one), and what follows it."""
+    end = re.search(rf"</{re.escape(name)}\s*>", markup)
+    return (markup[: end.start()], end[0], markup[end.end() :]) if end else (markup, "", "")
 
 
 def _plain(verbatim: re.Match[str]) -> str:
@@ -136,10 +142,11 @@ def _text(markup: str) -> str:
 
 @dataclass
 class _Element:
-    """An element that is still open: the markup of its text so far, and its <D> items."""
+    """An element that is still open: the markup of its text so far, of that outside of other elements, its items."""
 
     name: str
     text: str = ""
+    own: str = ""
     items: list[str] = field(default_factory=list)
 
 
@@ -148,6 +155,7 @@ class _SgmlRow:
 
     def __init__(self, start: re.Match[str], inside: str, lists: set[str]) -> None:
         self.lists = lists
+        self.listed: set[str] = set()  # lists that hold nothing but items
         self.found: dict[str, list[str]] = {}
         self.around = [_Element(start[2])]  # the open elements, the innermost last
         self.attributes(start, "@")
@@ -160,10 +168,12 @@ class _SgmlRow:
             if tag[1] or tag[3].endswith("/"):
                 self.close(tag[2])
         self.text(inside[at:])
-        self.close(start[2])
+        while len(self.around) > 1:
+            self.leave()
+        self.found.setdefault(start[2], []).append(_text(self.around[0].text))
 
     def columns(self) -> dict[str, Any]:
-        return {name: values if name in self.lists or len(values) > 1 else values[0]
+        return {name: values if name in self.listed or len(values) > 1 else values[0]
                 for name, values in self.found.items()}  # fmt: skip
 
     def attributes(self, tag: re.Match[str], prefix: str) -> None:
@@ -171,28 +181,32 @@ class _SgmlRow:
             self.found.setdefault(prefix + name, []).append(_text(value.strip("\"'")))
 
     def text(self, markup: str) -> None:
+        self.around[-1].own += markup
         for element in self.around:
             element.text += markup
 
     def open(self, tag: re.Match[str]) -> None:
-        if self.around[-1].name == tag[2]:  # <P>one<P>two
+        if len(self.around) > 1 and self.around[-1].name == tag[2]:  # <P>one<P>two
             self.close(tag[2])
         self.attributes(tag, f"{tag[2]}/@")
         self.around.append(_Element(tag[2]))
 
     def close(self, name: str) -> None:
         """Close the innermost element of that name with all that is open inside it; without one do nothing."""
-        if not any(element.name == name for element in self.around):
-            return
-        while True:
-            element = self.around.pop()
-            if element.name == ITEM and self.around:
-                self.around[-1].items.append(_text(element.text))
-            else:
-                values = element.items if element.name in self.lists else [_text(element.text)]
-                self.found.setdefault(element.name, []).extend(values)
-            if element.name == name:
-                return
+        if any(element.name == name for element in self.around[1:]):
+            while self.around[-1].name != name:
+                self.leave()
+            self.leave()
+
+    def leave(self) -> None:
+        element = self.around.pop()
+        if element.name == ITEM:
+            self.around[-1].items.append(_text(element.text))
+        elif element.name in self.lists and not _text(element.own):
+            self.listed.add(element.name)
+            self.found.setdefault(element.name, []).extend(element.items)
+        else:
+            self.found.setdefault(element.name, []).append(_text(element.text))
 
 
 def _dataset_rows(config: FileConfig, root: Path) -> Iterator[Row | BadRow]:

@@ -34,6 +34,7 @@ def main() -> None:
     schemas.register()
     register_resolvers()
     console = Console(highlight=False, soft_wrap=True)
+    console = console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=132)
     start = time.perf_counter()
     runs = {task: _train(task) for task in TASKS}
     output = Path("models") / f"demo-{unique_name()}"
@@ -84,7 +85,7 @@ def _print_seed(console: Console, model: Model) -> None:
     console.print(f"  body    {len(found.text.split())} words; taken out: {len(page.removed)} lines of page furniture")
     table = Table(title="Scores", title_justify="left")
     for column in ("task", "prediction", "probability", "label by hand"):
-        table.add_column(column, justify="right" if column == "probability" else "left")
+        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold", no_wrap=column == "task")
     topic = scores["topic"]
     table.add_row("topic", topic["label"], f"{topic['confidence']:.2f}", labels["topic"])
     framing = scores["framing"]

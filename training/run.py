@@ -161,6 +161,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
         record = _record(
             config, corpus, clean, splits, metrics, validation_metrics, headline, folds, time.time() - started
         )
+        record["shortcuts"] = list(shortcuts.figures)
         (directory / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         progress.console.print(metrics_table(metrics, headline, test.split, len(test), folds))
     finally:

@@ -340,6 +340,31 @@ def test_a_joined_table_with_two_texts_for_one_key_is_refused(tmp_path: Path) ->
         joined(tmp_path)
 
 
+def test_a_join_on_several_columns_that_the_tables_call_by_other_names(tmp_path: Path) -> None:
+    write(tmp_path, "id,day,no,topic\n1,mon,1,art\n2,mon,2,art\n3,tue,1,art\n", "a.csv")
+    write_rows(tmp_path, [{"d": d, "n": n, "text": f"{d}{n}"} for d in ("mon", "tue") for n in (1.0, 2.0)], "b.jsonl")
+    join = JoinConfig(path="b.jsonl", on=["day", "no"], key=["d", "n"])
+    corpus = load(tmp_path, "a.csv", joins=[join], topic=TOPIC)
+    assert corpus.table["text"].to_pylist() == ["mon1.0", "mon2.0", "tue1.0"]
+
+
+def test_a_missing_key_matches_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "body,article\n1,one\n", "bodies.csv")
+    write(tmp_path, "id,body,topic\n1,1,art\n2,,art\n")
+    keys: dict[str, Any] = {"columns": ColumnsConfig(text="article"), "topic": TOPIC, "max_bad_rows": 1}
+    corpus = load(tmp_path, "a.csv", joins=[JoinConfig(path="bodies.csv", on=["body"])], **keys)
+    assert [(bad.line, bad.reason) for bad in corpus.quarantine] == [(3, "the text is missing")]
+    write(tmp_path, "body,article\n1,one\n,two\n", "bodies.csv")
+    with pytest.raises(BadRowsError, match="line 3, field 'body': the key to join on is missing"):
+        load(tmp_path, "a.csv", joins=[JoinConfig(path="bodies.csv", on=["body"])], **keys)
+
+
+@pytest.mark.parametrize("keys", [{}, {"on": ["a", "b"], "key": ["a"]}])
+def test_a_join_that_cannot_work(keys: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"corpus\.joins"):
+        JoinConfig(path="a.csv", **keys)
+
+
 @pytest.mark.parametrize("header", ["key,article", "body,texts"])
 def test_a_join_that_lacks_its_column_is_refused(tmp_path: Path, header: str) -> None:
     write(tmp_path, f"{header}\n1,one\n2,two\n", "bodies.csv")
@@ -357,6 +382,28 @@ def test_rows_of_one_id_with_another_text_or_split_are_not_merged(tmp_path: Path
     corpus = load(tmp_path, write_rows(tmp_path, rows), merge_rows=True, max_bad_rows=2)
     assert [bad.line for bad in corpus.quarantine] == [2, 3]
     assert corpus.merged == 1
+    assert adds_up(corpus)
+
+
+def test_labels_of_merged_rows_are_joined_in_the_order_of_the_task(tmp_path: Path) -> None:
+    framing = LabelsConfig(columns=["frame"], labels=["x", "y", "z"])
+    prints = set()
+    for rows in (["1,a,z", "1,a,x", "1,a,", "2,b,y"], ["2,b,y", "1,a,", "1,a,x", "1,a,z"]):
+        name = write(tmp_path, "\n".join(["id,text,frame", *rows]))
+        corpus = load(tmp_path, name, framing=framing, merge_rows=True)
+        assert {r["id"]: r["framing"] for r in corpus.table.to_pylist()} == {"1": ["x", "z"], "2": ["y"]}
+        assert adds_up(corpus)
+        prints.add(corpus.fingerprint)
+    assert len(prints) == 1
+
+
+def test_merged_rows_that_contradict_each_other_are_bad_rows(tmp_path: Path) -> None:
+    name = write(tmp_path, "id,text,topic\n1,a,art\n1,a,\n1,a,sport\n")
+    corpus = load(tmp_path, name, topic=TOPIC, merge_rows=True, max_bad_rows=1)
+    assert corpus.table["topic"].to_pylist() == [["art"]]
+    assert [(bad.line, bad.reason.split(" stands")[0]) for bad in corpus.quarantine] == [
+        (4, "another topic label under this id")
+    ]
     assert adds_up(corpus)
 
 
@@ -415,6 +462,138 @@ def test_the_fingerprint_tells_label_sets_apart(tmp_path: Path) -> None:
     name = write(tmp_path, "id,text,topic\n1,a,art\n")
     sets = (["art", "sport"], ["sport", "art"])
     assert len({load(tmp_path, name, topic=LabelsConfig(columns=["topic"], labels=s)).fingerprint for s in sets}) == 2
+
+
+# rows set aside, splits by another name
+
+
+def test_where_and_where_not_set_rows_aside_and_count_them(tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "text": "a", "part": "A", "flag": 1},
+        {"id": "2", "text": "b", "part": "B", "flag": 1.0},
+        {"id": "3", "text": "", "part": "C", "flag": "1"},
+        {"id": "4", "text": "d", "part": "A", "flag": 0},
+        {"id": "5", "text": "e", "part": "A"},
+        {"id": "6", "text": "f", "part": ["B", "A"], "flag": [2, 1]},
+    ]
+    keys = {"where": {"part": ["A", "B"], "flag": ["1"]}, "where_not": {"part": ["B"]}}
+    corpus = load(tmp_path, write_rows(tmp_path, rows), **keys)
+    assert corpus.table["id"].to_pylist() == ["1"]
+    assert [(bad.line, bad.field, bad.value) for bad in corpus.quarantine] == [
+        (2, "part", "B"),
+        (3, "part", "C"),
+        (4, "flag", 0),
+        (5, "flag", None),
+        (6, "part", ["B", "A"]),
+    ]
+    assert all(bad.expected_drop for bad in corpus.quarantine)
+    assert adds_up(corpus)
+
+
+def test_where_may_ask_for_an_empty_cell_and_for_a_joined_column(tmp_path: Path) -> None:
+    write(tmp_path, "body,article,kind\n1,one,\n2,two,ad\n", "bodies.csv")
+    assert joined(tmp_path, where={"kind": [""]}).table["id"].to_pylist() == ["1"]
+
+
+@pytest.mark.parametrize("key", ["where", "where_not"])
+def test_a_column_to_select_by_must_be_there(tmp_path: Path, key: str) -> None:
+    with pytest.raises(CorpusError, match=r"no column 'part' \(where part\)"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,a,art\n"), topic=TOPIC, **{key: {"part": ["A"]}})
+
+
+def test_splits_may_have_other_names(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "text": "a", "fold": fold} for i, fold in enumerate([True, False, 2, 2.0, "", "test"])]
+    splits = {"True": "test", "False": "train", "2": "validation"}
+    corpus = load(tmp_path, write_rows(tmp_path, rows), columns=ColumnsConfig(split="fold"), splits=splits)
+    assert corpus.table["split"].to_pylist() == ["test", "train", "validation", "validation", None, "test"]
+
+
+def test_a_split_that_is_given_another_name_must_be_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"corpus\.splits gives \['held out'\]"):
+        CorpusConfig(path="a.csv", splits={"1": "held out"})
+
+
+# texts from several columns
+
+
+def test_a_text_is_put_together_from_its_columns(tmp_path: Path) -> None:
+    name = write(tmp_path, "id,head,lead,body,raw\n1,A,b,c,x\n2,A,, ,x\n3,, ,,x\n4,,b,c,\n")
+    columns = ColumnsConfig(text="head", append=["lead", "body"], fallback="raw")
+    assert load(tmp_path, name, columns=columns).table["text"].to_pylist() == ["A\n\nb\n\nc", "A", "x", "b\n\nc"]
+
+
+def test_rows_without_text_may_be_set_aside(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "a"}, {"id": "2", "text": " "}, {"id": "3", "text": None}, {"id": "4", "text": 4}]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), drop_empty_text=True, max_bad_rows=1)
+    assert [(bad.line, bad.expected_drop) for bad in corpus.quarantine] == [(2, True), (3, True), (4, False)]
+
+
+@pytest.mark.parametrize("keys", [{"append": ["lead"]}, {"fallback": "lead"}])
+def test_a_column_of_further_text_must_be_there(tmp_path: Path, keys: dict[str, Any]) -> None:
+    with pytest.raises(CorpusError, match="no column 'lead'"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,a,art\n"), topic=TOPIC, columns=ColumnsConfig(**keys))
+
+
+def test_a_key_inside_an_object_is_a_column(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "a", "source": {"name": "BBC", "place": {"city": "London"}}, "authors": ["Ann", "Bo"]}]
+    columns = ColumnsConfig(source="source.name", group="source.place.city", author="authors")
+    (row,) = load(tmp_path, write_rows(tmp_path, rows), columns=columns).table.to_pylist()
+    assert (row["source"], row["group"], row["author"]) == ("BBC", "London", "Ann, Bo")
+
+
+# annotators
+
+
+def test_the_agreement_of_annotators_is_carried_with_the_ties_in_it(tmp_path: Path) -> None:
+    rows = ["1,a,art,art,art", "2,b,sport,sport,", "3,c,art,sport,", "4,d,sport,,"]
+    name = write(tmp_path, "\n".join(["id,text,a1,a2,a3", *rows]))
+    topic = LabelsConfig(annotators=["a1", "a2", "a3"], labels=["art", "sport"])
+    corpus = load(tmp_path, name, topic=topic)
+    assert corpus.table["topic"].to_pylist() == [["art"], ["sport"], ["sport"]]
+    assert [(bad.line, bad.reason, bad.expected_drop) for bad in corpus.quarantine] == [
+        (4, "a tie between art and sport", True)
+    ]
+    # by hand: 7 labels, 4 art and 3 sport; one unit of two differs: 1 - 6 * 2 / (49 - 16 - 9)
+    assert corpus.agreement == {"topic": {"alpha": pytest.approx(0.5), "annotators": 3, "items": 3}}
+
+
+def test_a_corpus_without_annotators_has_no_agreement(tmp_path: Path, tiny_rows: list[dict[str, Any]]) -> None:
+    assert load(tmp_path, write_rows(tmp_path, tiny_rows)).agreement == {}
+
+
+def test_a_column_of_an_annotator_must_be_there(tmp_path: Path) -> None:
+    topic = LabelsConfig(annotators=["topic", "a2"], labels=["art", "sport"])
+    with pytest.raises(CorpusError, match="no column 'a2'"):
+        load(tmp_path, write(tmp_path, "id,text,topic\n1,a,art\n"), topic=topic)
+
+
+# other formats
+
+
+def test_an_index_joined_with_one_json_file_an_article(tmp_path: Path) -> None:
+    for id_, text in (("x1", "one"), ("x2", "two"), ("x3", "not in the index")):
+        write(tmp_path, json.dumps({"ID": id_, "text": text, "bias": 9}), f"json/{id_}.json")
+    write(tmp_path, "ID\ttopic\nx2\tart\nx1\tsport\n", "index.tsv")
+    index, join = FileConfig(path="index.tsv", split="test"), JoinConfig(path="json/*.json", on=["ID"])
+    corpus = load(tmp_path, index, joins=[join], columns=ColumnsConfig(id="ID"), topic=TOPIC)
+    assert [(r["id"], r["text"], r["topic"], r["split"]) for r in corpus.table.to_pylist()] == [
+        ("x2", "two", ["art"], "test"),
+        ("x1", "one", ["sport"], "test"),
+    ]
+
+
+def test_an_index_joined_with_text_files_by_their_names(tmp_path: Path) -> None:
+    for id_ in ("x1", "x2"):
+        write(tmp_path, f"text of {id_}", f"texts/{id_}.txt")
+    write(tmp_path, "ID,topic\nx2,art\n", "index.csv")
+    join = JoinConfig(path="texts", from_path=r"(?P<ID>[^/]+)\.txt$", on=["ID"])
+    corpus = load(tmp_path, "index.csv", joins=[join], columns=ColumnsConfig(id="ID"), topic=TOPIC)
+    assert corpus.table["text"].to_pylist() == ["text of x2"]
+
+
+def test_rows_of_one_json_list_need_not_have_the_same_keys(tmp_path: Path) -> None:
+    name = write(tmp_path, '[{"id": 1, "text": "a"}, {"id": 2, "text": "b", "topic": "art"}]', "a.json")
+    assert load(tmp_path, name, topic=TOPIC).table["topic"].to_pylist() == [None, ["art"]]
 
 
 # configuration

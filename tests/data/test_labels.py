@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from data.config import CorpusConfig, LabelsConfig
-from data.labels import CANONICAL, STANDARD, LabelError, LabelReader, label_configs, make_task, value_key
+from data.labels import (
+    CANONICAL,
+    STANDARD,
+    LabelError,
+    LabelReader,
+    krippendorff_alpha,
+    label_configs,
+    make_task,
+    value_key,
+)
 from slantwise.errors import ConfigurationError
 
 
@@ -63,6 +72,10 @@ def test_a_corpus_may_bring_labels_and_kind() -> None:
         ({"columns": []}, "columns is empty"),
         ({"map": {"1": "sprot"}}, "sprot"),
         ({"labels": ["art", "art"]}, "named twice: art"),
+        ({"kind": "multilabel", "largest": True}, "kind=multiclass"),
+        ({"kind": "multilabel", "annotators": ["a1", "a2"]}, "kind=multiclass"),
+        ({"indicators": True, "largest": True, "columns": ["art", "war"]}, "indicators are both set"),
+        ({"largest": True, "columns": ["art", "oops"]}, r"\['oops'\]"),
     ],
 )
 def test_a_label_configuration_that_cannot_work(keys: dict[str, Any], message: str) -> None:
@@ -262,3 +275,128 @@ def test_an_unknown_nested_stance_names_the_key_within_the_column() -> None:
     error = error_of(stance(**NESTED).stances_of, {"targets": [{"mention": "Ann", "polarity": "favour"}]})
     assert error.field == "targets.polarity"
     assert "did you mean 'favor'?" in str(error)
+
+
+# values outside the label set, rows without a label
+
+
+def test_values_outside_the_label_set_may_count_as_none() -> None:
+    read = framing(ignore_unknown=True).labels_of
+    assert read({"frames": ["art", "opera"]}) == ["art"]
+    assert read({"frames": ["opera"]}) == []
+    assert topic(ignore_unknown=True).labels_of({"topic": "opera"}) is None
+
+
+@pytest.mark.parametrize("row", [{"frames": []}, {"frames": None}, {}, {"frames": ["opera"]}])
+def test_rows_without_a_label_may_be_set_aside(row: dict[str, Any]) -> None:
+    error = error_of(framing(ignore_unknown=True, drop_unlabelled=True).labels_of, row)
+    assert error.expected_drop
+    assert (error.field, error.value) == ("frames", row.get("frames"))
+
+
+def test_rows_without_a_stance_may_be_set_aside() -> None:
+    assert error_of(stance(drop_unlabelled=True).stances_of, {"target": "x", "stance": ""}).expected_drop
+    assert error_of(stance(**NESTED, drop_unlabelled=True).stances_of, {"targets": []}).field == "targets"
+
+
+# the largest of several shares
+
+
+SHARES = {"columns": ["pro", "con", "neutral"], "largest": True, "map": {"pro": "favor", "con": "against"}}
+
+
+def test_the_largest_share_is_the_label() -> None:
+    read = stance(**SHARES, target=None, target_name="x").stances_of
+    (found,) = read({"pro": "0.25", "con": "5e-1", "neutral": 0}) or []
+    assert found["stance"] == "against"
+    assert read({"pro": "", "con": None}) is None
+    read_topic = topic(columns=["art", "war"], largest=True).labels_of
+    assert read_topic({"art": 3, "war": 2}) == ["art"]
+
+
+def test_a_tie_of_shares_is_set_aside() -> None:
+    error = error_of(topic(columns=["art", "war", "sport"], largest=True).labels_of, {"art": 2, "war": 2, "sport": "1"})
+    assert error.expected_drop
+    assert str(error) == "a tie between art and war"
+
+
+@pytest.mark.parametrize("value", ["", None, "many", "nan", float("inf"), [1]])
+def test_a_share_that_is_no_number_is_refused(value: Any) -> None:
+    error = error_of(topic(columns=["art", "war"], largest=True).labels_of, {"art": 2, "war": value})
+    assert not error.expected_drop
+    assert (error.field, str(error)) == ("war", "a number was expected")
+
+
+# annotators
+
+
+def annotated(**keys: Any) -> LabelReader:
+    return topic(**{"columns": [], "annotators": ["a1", "a2", "a3"], "missing": ["?"], **keys})
+
+
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"a1": "art", "a2": "war", "a3": "art"}, ["art"]),
+        ({"a1": "?", "a2": "war", "a3": ""}, ["war"]),
+        ({"a1": "?", "a2": None}, None),
+    ],
+)
+def test_the_label_is_the_one_that_most_annotators_gave(row: dict[str, Any], label: list[str] | None) -> None:
+    assert annotated().labels_of(row) == label
+
+
+def test_a_tie_of_annotators_is_set_aside() -> None:
+    error = error_of(annotated().labels_of, {"a1": "art", "a2": "war", "a3": "?"})
+    assert error.expected_drop
+    assert (error.field, error.value) == ("a1", {"art": 1, "war": 1})
+
+
+def test_the_annotations_may_stand_in_one_cell() -> None:
+    read = annotated(annotators=["all"], separator="|")
+    assert read.labels_of({"all": "art|war|art"}) == ["art"]
+    assert read.labels_of({"all": ["art", "war", "war"]}) == ["war"]
+    assert read.ratings_of({"all": "art|war|?"}) == [["art", "war"]]
+
+
+def test_a_given_label_wins_over_the_annotators() -> None:
+    read = annotated(columns=["topic"])
+    row = {"topic": "sport", "a1": "art", "a2": "art", "a3": "war"}
+    assert read.labels_of(row) == ["sport"]
+    assert read.ratings_of(row) == [["art", "art", "war"]]
+
+
+def test_an_annotation_that_is_no_label_is_refused() -> None:
+    error = error_of(annotated().labels_of, {"a1": "art", "a2": "wars", "a3": "art"})
+    assert (error.field, error.value, error.expected_drop) == ("a2", "wars", False)
+
+
+def test_every_nested_stance_has_its_annotations() -> None:
+    read = stance(nested="targets", target="mention", annotators=["votes"], columns=[])
+    row = {"targets": [{"mention": "Ann", "votes": ["favor", "favor"]}, {"mention": "Bo", "votes": ["against"]}]}
+    assert [(s["target"], s["stance"]) for s in read.stances_of(row) or []] == [("Ann", "favor"), ("Bo", "against")]
+    assert read.ratings_of(row) == [["favor", "favor"], ["against"]]
+
+
+def units(observers: list[str]) -> list[list[str]]:
+    return [[value for value in unit if value != "."] for unit in zip(*observers, strict=True)]
+
+
+def test_alpha_of_the_published_example_with_missing_values() -> None:
+    # four observers of twelve units: Krippendorff (2011), section C
+    observers = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
+    assert krippendorff_alpha(units(observers)) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_alpha_of_the_published_example_of_two_observers() -> None:
+    assert krippendorff_alpha(units(["0100000010", "1110010000"])) == pytest.approx(0.095, abs=5e-4)
+
+
+def test_alpha_is_one_where_all_agree_and_below_zero_where_none_do() -> None:
+    assert krippendorff_alpha([["a", "a"], ["b", "b", "b"]]) == 1
+    assert (krippendorff_alpha([["a", "b"], ["a", "b"]]) or 0) < 0
+
+
+@pytest.mark.parametrize("ratings", [[], [["a"], []], [["a", "a"], ["a", "a"]]])
+def test_alpha_of_nothing_or_of_one_label_is_not_defined(ratings: list[list[str]]) -> None:
+    assert krippendorff_alpha(ratings) is None

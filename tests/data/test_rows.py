@@ -206,7 +206,11 @@ def test_a_bad_row_can_be_written_down_whatever_its_bytes(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("header", "message"),
-    [(b"id,text,id\n1,a,2\n", "named twice: id"), (b"\n1,a\n", "no header row"), (b"id,t\xe9xt\n1,a\n", "0xE9")],
+    [
+        (b"id,text,id,id_2\n1,a,2,3\n", "named twice: id_2"),
+        (b"\n1,a\n", "no header row"),
+        (b"id,t\xe9xt\n1,a\n", "0xE9"),
+    ],
 )
 def test_a_header_that_cannot_be_used(write: Write, header: bytes, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
@@ -220,6 +224,29 @@ def test_given_names_that_repeat_are_refused(write: Write) -> None:
 
 def test_a_column_without_a_name_gets_its_number(write: Write) -> None:
     assert values(write("a.csv", ",text\n0,a\n")) == [{"column_1": "0", "text": "a"}]
+
+
+def test_columns_that_share_a_name_are_told_apart(write: Write) -> None:
+    assert values(write("a.csv", "id,text,id\n1,a,2\n")) == [{"id_1": "1", "text": "a", "id_2": "2"}]
+
+
+def test_rows_above_the_header_are_left_out_and_lines_still_count(write: Write) -> None:
+    path = write("a.csv", 'exported by "x",\n\nid,text\n1,a\n')
+    assert read(path, skip=2) == [Row(str(path), 4, {"id": "1", "text": "a"})]
+
+
+def test_given_names_take_the_place_of_a_header_that_is_left_out(write: Write) -> None:
+    assert values(write("a.csv", "id,id\n1,a\n"), skip=1, names=["id", "text"]) == [{"id": "1", "text": "a"}]
+
+
+def test_more_rows_left_out_than_there_are(write: Write) -> None:
+    with pytest.raises(CorpusError, match="no header row"):
+        read(write("a.csv", "id,text\n1,a\n"), skip=5)
+
+
+def test_a_negative_number_of_rows_to_leave_out_is_refused(write: Write) -> None:
+    with pytest.raises(ConfigurationError, match="skip=-1"):
+        read(write("a.csv", "id\n1\n"), skip=-1)
 
 
 @pytest.mark.parametrize("separator", ["\\t", ";;", "", "\n", '"'])
@@ -266,6 +293,42 @@ def test_an_unknown_encoding_is_refused(write: Write, layout: dict[str, Any]) ->
 def test_a_file_that_is_not_utf16_is_refused(write: Write) -> None:
     with pytest.raises(CorpusError, match="not valid utf-16"):
         read(write("a.csv", b"id,text\n1,abc\n"), encoding="utf-16")
+
+
+# JSON
+
+
+def test_one_object_a_file(write: Write, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write(f"{name}.json", json.dumps({"id": name, "text": "one\ntwo"}, indent=2))
+    assert values("*.json", tmp_path) == [{"id": "a", "text": "one\ntwo"}, {"id": "b", "text": "one\ntwo"}]
+
+
+def test_a_list_of_objects_is_numbered(write: Write) -> None:
+    path = write("a.json", '[{"id": 1},\n 2,\n {"id": 3}]')
+    assert [(row.line, isinstance(row, BadRow)) for row in read(path)] == [(1, False), (2, True), (3, False)]
+
+
+def test_the_list_may_stand_under_a_key(write: Write) -> None:
+    path = write("a.json", '{"version": 1, "articles": [{"id": 1}]}')
+    assert values(path, element="articles") == [{"id": 1}]
+    with pytest.raises(CorpusError, match="no list under the key 'version'"):
+        read(path, element="version")
+
+
+def test_a_damaged_json_file_is_one_bad_row(write: Write, tmp_path: Path) -> None:
+    write("a.json", '{"id": "1"}')
+    write("b.json", '{"id": ')
+    write("c.json", b'{"id": "caf\xe9"}')
+    rows = read("*.json", tmp_path)
+    assert [isinstance(row, BadRow) for row in rows] == [False, True, True]
+
+
+def test_json_lines_under_another_ending_come_with_the_way_out(write: Write) -> None:
+    path = write("a.json", '{"id": "1"}\n{"id": "2"}\n')
+    with pytest.raises(CorpusError, match="format: jsonl"):
+        read(path)
+    assert len(values(path, format=Format.jsonl)) == 2
 
 
 # Parquet
@@ -354,6 +417,36 @@ def test_a_folder_where_a_file_was_expected_is_refused(tmp_path: Path) -> None:
 def test_a_data_set_cannot_be_read_as_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="format: dataset"):
         read(tmp_path, format=Format.dataset)
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.sgm"])
+def test_a_format_for_corpora_alone_is_refused(write: Write, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read here; expected jsonl, json, csv"):
+        read(write(name, "x"))
+
+
+def test_columns_may_come_from_the_path(write: Write, tmp_path: Path) -> None:
+    write("2020/fox/a1.json", '{"text": "a"}')
+    write("2021/cnn/a2.json", '{"text": "b"}')
+    pattern = r"(?P<year>\d+)/(?P<outlet>\w+)/(?P<id>\w+)\.json$"
+    assert values("*/*/*.json", tmp_path, from_path=pattern) == [
+        {"text": "a", "year": "2020", "outlet": "fox", "id": "a1"},
+        {"text": "b", "year": "2021", "outlet": "cnn", "id": "a2"},
+    ]
+
+
+def test_a_path_that_does_not_match_is_a_bad_row(write: Write, tmp_path: Path) -> None:
+    for name in ("a1", "note"):
+        write(f"{name}.json", "{}")
+    rows = read("*.json", tmp_path, from_path=r"/(?P<id>a\d+)\.json$")
+    assert [Path(row.file).stem for row in rows] == ["a1", "note"]
+    assert "does not match from_path" in only_bad(rows).reason
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("(?P<id>", "no regular expression"), (r"\d+", "names no group")])
+def test_a_pattern_that_gives_no_column_is_refused(write: Write, pattern: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        read(write("a.json", "{}"), from_path=pattern)
 
 
 def test_a_glob_reads_its_files_in_order_below_a_root_with_brackets(write: Write, tmp_path: Path) -> None:
