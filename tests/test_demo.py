@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ import mlflow
 import pytest
 
 from slantwise.model import load
+from tests.golden.remake import GOLDEN, figures
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,13 @@ def test_the_named_reports_exist(demo: tuple[Path, str, float]) -> None:
     reports = re.findall(r"^\s+(runs/\S+report\.html)$", demo[1], re.MULTILINE)
     assert len(reports) == 3
     assert all((demo[0] / report).is_file() for report in reports)
+
+
+def test_the_figures_are_the_golden_ones(demo: tuple[Path, str, float]) -> None:
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    for task, metrics in figures(demo[0]).items():
+        # a tolerance of three test examples or so: other processors round sums differently
+        assert metrics == pytest.approx(golden[task], abs=0.03), task
 
 
 def test_a_second_demo_works_beside_the_first(demo: tuple[Path, str, float]) -> None:

@@ -85,7 +85,9 @@ def _print_seed(console: Console, model: Model) -> None:
     console.print(f"  body    {len(found.text.split())} words; taken out: {len(page.removed)} lines of page furniture")
     table = Table(title="Scores", title_justify="left")
     for column in ("task", "prediction", "probability", "label by hand"):
-        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold", no_wrap=column == "task")
+        table.add_column(
+            column, justify="right" if column == "probability" else "left", overflow="fold", no_wrap=column == "task"
+        )
     topic = scores["topic"]
     table.add_row("topic", topic["label"], f"{topic['confidence']:.2f}", labels["topic"])
     framing = scores["framing"]
