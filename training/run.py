@@ -134,7 +134,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
                 corpus=corpus.name,
                 shares=parts[0].shares,
                 configuration=resolved,
-                data=_data_card(corpus, clean, splits, clusters) | shortcuts.card,
+                data={**_data_card(corpus, clean, splits, clusters), **shortcuts.card},
                 warnings=[*warnings, *shortcuts.warnings],
             )
             facts = decision_facts(parts[0].head.decision, task, _pool([part.raw_test for part in parts]))
