@@ -46,6 +46,7 @@ def audit(
     counts        of `corpus_counts`      quarantine  of `quarantine_reasons`
     lengths       of `lengths`            languages   of `languages`
     labels        of `label_balance`      cooccurrence  of `label_cooccurrence` (multilabel, else null)
+    agreement     of `data.corpus.Agreement`; null where the corpus gives no annotators' labels
     sources, targets    of `values_by_label`; null where the corpus has none
     duplicates    of `duplicates`         conflicts   of `conflicts`
     splits        of `split_counts`       leakage     of `leakage`
@@ -63,6 +64,7 @@ def audit(
         "languages": languages(clean),
         "labels": label_balance(labelled),
         "cooccurrence": label_cooccurrence(labelled),
+        "agreement": corpus.agreement.get(clean.task.name),
         "sources": values_by_label(labelled, labelled.sources),
         "targets": values_by_label(labelled, targets) if clean.task.has_target else None,
         "duplicates": duplicates(clean, numbers, clusters, splits),
@@ -359,7 +361,8 @@ def leakage(
     shown: list[dict[str, Any]] = []
     for split in splits:
         in_test = np.array([name == TEST for name in split.assignment])
-        test, rest, train = np.flatnonzero(in_test), np.flatnonzero(~in_test), np.array(split.rows(TRAIN), dtype=int)
+        train = np.array(split.rows(TRAIN), dtype=int)
+        test, rest = np.flatnonzero(in_test), np.array(sorted([*train, *split.rows(VALIDATION)]), dtype=int)
         figures["articles"] += len(test)
         figures["examples"] += int(in_test[articles].sum())
         for suffix, others in (("_train", train), ("", rest)):
@@ -401,9 +404,9 @@ def _shared(what: str, values: Sequence[str | None], splits: Sequence[Split], ar
     """One row of `leakage`'s shared, None where no test example has such a value."""
     row: dict[str, Any] = {"what": what, "distinct": 0, "shared": 0, "examples": 0, "of": 0}
     for split in splits:
-        in_test = np.array([name == TEST for name in split.assignment])[articles]
-        test = Counter(value for value, inside in zip(values, in_test, strict=True) if inside and value)
-        rest = {value for value, inside in zip(values, in_test, strict=True) if not inside and value}
+        part_of = np.array(split.assignment)[articles]
+        test = Counter(value for value, part in zip(values, part_of, strict=True) if part == TEST and value)
+        rest = {value for value, part in zip(values, part_of, strict=True) if part in (TRAIN, VALIDATION) and value}
         row["distinct"] += len(test)
         row["shared"] += len(test.keys() & rest)
         row["examples"] += sum(n for value, n in test.items() if value in rest)

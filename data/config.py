@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePosixPath
 
 from slantwise.errors import ConfigurationError
 from slantwise.rows import Layout
+from slantwise.task import TASK_NAMES
 
 
 class SplitKind(StrEnum):
@@ -16,8 +19,18 @@ class SplitKind(StrEnum):
     stratified = "stratified"  # hold-out, label shares kept, groups and near-duplicates together
     temporal = "temporal"  # hold-out, the newest articles are test
     kfold = "kfold"  # cross-validation, label shares kept, groups and near-duplicates together
+    leave_one_target_out = "leave_one_target_out"  # cross-validation, each fold tests on a target unknown to train
+    leave_one_source_out = "leave_one_source_out"  # cross-validation, each fold tests on a source unknown to train
     row_holdout = "row_holdout"  # scikit-learn's train_test_split over rows: for published protocols
     row_kfold = "row_kfold"  # scikit-learn's StratifiedKFold over rows: for published protocols
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether every article is test in one of several folds, so that none is unseen by the final model."""
+        return self in FOLDED
+
+
+FOLDED = {SplitKind.kfold, SplitKind.row_kfold, SplitKind.leave_one_target_out, SplitKind.leave_one_source_out}
 
 
 @dataclass
@@ -89,6 +102,27 @@ class LabelsConfig:
 
 
 @dataclass
+class DownloadConfig:
+    """A file that `slantwise download` fetches. The URL should name a fixed version, such as a commit."""
+
+    url: str = ""  # http or https
+    sha256: str = ""  # of the file's bytes, 64 hexadecimal digits
+    path: str = ""  # where it is put, relative to the corpus's root, with "/"
+    unpack: bool = False  # a .zip or .tar(.gz, .bz2, .xz): its files are put beside it, the archive stays
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("https://", "http://")):
+            raise ConfigurationError(f"corpus.download: url={self.url!r}; expected https://… or http://…")
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise ConfigurationError(
+                f"corpus.download: sha256={self.sha256!r} of {self.url}; expected 64 hexadecimal digits"
+            )
+        path = PurePosixPath(self.path)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in self.path or "\0" in self.path:
+            raise ConfigurationError(f"corpus.download: path={self.path!r}; expected a path below the corpus's root")
+
+
+@dataclass
 class CorpusConfig:
     """A labelled corpus: its files, their columns and the meaning of their labels."""
 
@@ -106,12 +140,16 @@ class CorpusConfig:
     splits: dict[str, str] = field(default_factory=dict)  # value of the split column -> train, validation or test
     drop_empty_text: bool = False  # rows without text are set aside; otherwise they are errors
     merge_rows: bool = False  # rows with one id are one article with several stances or labels
+    # The texts are HTML pages: the main text is extracted (trafilatura), and the title, author and date of publication
+    # where the row has none.
+    html: bool = False
     fix_encoding: bool = False  # repair text that was decoded wrongly, such as "â€œ" (ftfy)
     drop_repeats: bool = False  # keep only the first of articles with the same text (case and punctuation folded)
     max_bad_rows: int = 0  # more unusable rows than this stop the run; fewer go to quarantine
     metrics: dict[str, list[str]] = field(default_factory=dict)  # by task: the official metrics, the primary one first
     licence: str | None = None
     homepage: str | None = None
+    download: list[DownloadConfig] = field(default_factory=list)  # what `slantwise download` fetches, and from where
 
     def __post_init__(self) -> None:
         if self.path is not None and self.files not in ([], [FileConfig(path=self.path)]):
@@ -126,6 +164,20 @@ class CorpusConfig:
             raise ConfigurationError(f"corpus.max_bad_rows={self.max_bad_rows}; expected 0 or more")
         if unknown := set(self.splits.values()) - {"train", "validation", "test"}:
             raise ConfigurationError(f"corpus.splits gives {sorted(unknown)}; expected train, validation or test")
+        paths = [file.path for file in self.download]
+        if repeated := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ConfigurationError(f"corpus.download names {', '.join(repeated)} more than once")
+
+
+@dataclass
+class TaskConfig:
+    """Which of the three questions is asked; labels and kind come from the corpus."""
+
+    name: str = "???"
+
+    def __post_init__(self) -> None:
+        if self.name not in TASK_NAMES:
+            raise ConfigurationError(f"task.name={self.name}; expected one of {', '.join(TASK_NAMES)}")
 
 
 @dataclass
@@ -143,7 +195,8 @@ class SplitConfig:
     kind: SplitKind = SplitKind.stratified
     test: float = 0.2  # share of articles; hold-outs only
     validation: float = 0.15  # share of what is not test
-    folds: int = 5  # cross-validation only
+    folds: int = 5  # kfold and row_kfold only
+    min_group: int = 10  # leave-one-out only: targets or sources with fewer articles are left out together
     group_by: list[str] = field(default_factory=list)  # source, target, group: articles that share one stay together
     near_duplicates: float = 0.5  # Jaccard similarity from which two texts stay together; 1: only identical ones
     seed: int = 42
@@ -155,6 +208,8 @@ class SplitConfig:
                 raise ConfigurationError(f"split.{name}={share}; expected a share between 0 and 1")
         if self.folds < 2:
             raise ConfigurationError(f"split.folds={self.folds}; expected 2 or more")
+        if self.min_group < 1:
+            raise ConfigurationError(f"split.min_group={self.min_group}; expected 1 or more")
         if not 0 < self.near_duplicates <= 1:
             raise ConfigurationError(f"split.near_duplicates={self.near_duplicates}; expected more than 0, at most 1")
         unknown = set(self.group_by) - {"source", "target", "group"}

@@ -298,6 +298,23 @@ class _Builder:
             raise LabelError(columns.text, values.get(columns.text), reason, expected_drop=self.config.drop_empty_text)
         return "\n\n".join(parts)
 
+    def _page(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, str | None]]:
+        """The text, title, author and date (YYYY-MM-DD) of an article whose text is an HTML page.
+
+        Raises LabelError where there is no text in it.
+        """
+        import trafilatura
+
+        page = self._text(values)
+        # a date is taken from the page's metadata and markup, not guessed from its text
+        dates = {"original_date": True, "extensive_search": False}
+        document = trafilatura.bare_extraction(
+            page, with_metadata=True, include_comments=False, date_extraction_params=dates
+        )
+        if document is None or not (document.text or "").strip():
+            raise LabelError(self.config.columns.text, page, "no main text was found in this HTML page")
+        return document.text, {"title": document.title, "author": document.author, "published": document.date}
+
     def _texts(self, values: Mapping[str, Any], names: list[str]) -> list[str]:
         for name in names:
             if not isinstance(values.get(name), str | None):
@@ -306,7 +323,7 @@ class _Builder:
 
     def _article(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> dict[str, Any]:
         columns = self.config.columns
-        text = self._text(values)
+        text, found = self._page(values) if self.config.html else (self._text(values), {})
         if columns.id is None:
             place = _place(row.file, file.path, root)
             id_ = f"{file.split}/{place}:{row.line}" if file.split else f"{place}:{row.line}"
@@ -319,6 +336,7 @@ class _Builder:
             value = values.get(getattr(columns, name)) if getattr(columns, name) else None
             if isinstance(value, list):  # such as several authors
                 value = ", ".join(map(str, value))
+            value = found.get(name) if value is None or not str(value).strip() else value
             article[name] = None if value is None or not str(value).strip() else self._fixed(str(value).strip())
         for name, reader in self.readers.items():
             self.ratings[name] += reader.ratings_of(values)

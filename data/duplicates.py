@@ -1,70 +1,168 @@
 """Near-duplicates: clusters of texts that share most of their word triples.
 
 MinHash with banded locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, chapter 3) proposes
-pairs; the exact Jaccard similarity of their shingles decides.
+pairs; the exact Jaccard similarity of their shingles decides. All of it runs on arrays: a text costs five bytes a
+word for its shingles and half a KiB for its signature, and time and space are linear in the texts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from datasketch import MinHash, MinHashLSH
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from data.corpus import fold_text
 
-PERMUTATIONS = 64
+Integers = npt.NDArray[np.int64]
+Signatures = npt.NDArray[np.uint32]
+
 SHINGLE_WORDS = 3
+PERMUTATIONS = 128
+MISSED = 0.005  # the share of the pairs right at the threshold that the bands may miss
+NEIGHBOURS = 4  # texts that a text is compared with on either side in one bucket
+DEVIATIONS = 3  # a pair is not compared exactly where its signatures agree this many standard errors too little
+HASHES = (1 << 31) - 1  # shingles are hashed to less than this, so that they fit a sparse matrix with 32-bit indices
+SHINGLE_BATCH = 1 << 16  # shingles hashed, and compared exactly times 32, in one step
+PAIR_BATCH = 1 << 14  # pairs whose signatures are compared in one step
+
+# Raw output of the bit generator is the same in every version of numpy. Odd multipliers permute the integers.
+_random = np.random.PCG64(0).random_raw(SHINGLE_WORDS + 3 * PERMUTATIONS)
+_places, _factors, _shifts, _mixers = np.split(_random, SHINGLE_WORDS + PERMUTATIONS * np.arange(3))
+_places, _mixers = _places | np.uint64(1), _mixers | np.uint64(1)
+_factors, _shifts = _factors.astype(np.uint32) | np.uint32(1), _shifts.astype(np.uint32)
 
 
-def shingles(text: str) -> npt.NDArray[np.uint32]:
-    """Sorted distinct 32-bit hashes of the word triples of a text (of its words where it has fewer than three)."""
-    words = fold_text(text).split()
-    grams = [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)] or words
-    hashes = {int.from_bytes(hashlib.blake2b(g.encode(), digest_size=4).digest(), "little") for g in grams}
-    return np.array(sorted(hashes), dtype=np.uint32)
+def shingles(text: str) -> npt.NDArray[np.int32]:
+    """Sorted distinct 31-bit hashes of the word triples of a text (of its words where it has fewer than three)."""
+    return _shingles(fold_text(text))
 
 
-def cluster(texts: Sequence[str], similarity: float) -> npt.NDArray[np.int64]:
+def _shingles(folded: str) -> npt.NDArray[np.int32]:
+    words = folded.split()
+    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
+    if len(words) >= SHINGLE_WORDS:
+        hashes = np.convolve(hashes, _places, mode="valid")  # modulo 2 to the 64
+    in_order = np.sort((hashes % np.uint64(HASHES)).astype(np.int32))
+    distinct: npt.NDArray[np.int32] = in_order[np.diff(in_order, prepend=-1) != 0]
+    return distinct
+
+
+@lru_cache(maxsize=1 << 20)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def cluster(texts: Sequence[str], similarity: float) -> Integers:
     """For each text the index of the first text of its cluster, int64 (n,).
 
     Texts that are equal but for case and punctuation always share a cluster; others where a chain of pairs of at
-    least `similarity` (Jaccard, of word triples) joins them. Hashing misses about one in ten of the pairs that are just
-    at the threshold, and practically none that are .15 above it.
+    least `similarity` (Jaccard, of word triples) joins them. From a threshold of .05 on, hashing misses about one in
+    two hundred of the pairs that are just at it, and practically none that are .05 above it. Where many texts share a
+    passage, each is compared with those that resemble it most, so that time stays in proportion to their number: two
+    of them that are just at the threshold may then be missed.
     """
-    parent = np.arange(len(texts))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
-    first: dict[str, int] = {}
+    number: dict[bytes, int] = {}  # of each distinct text
+    copies = np.empty(len(texts), dtype=np.int64)
+    hashes, ends = array("i"), [0]
     for i, text in enumerate(texts):
-        parent[i] = first.setdefault(fold_text(text), i)
-    if similarity < 1:
-        for i, j in _similar_pairs([texts[i] for i in first.values()], list(first.values()), similarity):
-            a, b = sorted((find(i), find(j)))
-            parent[b] = a
-    return np.array([find(i) for i in range(len(texts))], dtype=np.int64)
+        folded = fold_text(text)
+        copies[i] = number.setdefault(hashlib.blake2b(folded.encode(), digest_size=16).digest(), len(number))
+        if similarity < 1 and copies[i] == len(ends) - 1:
+            hashes.frombytes(_shingles(folded).tobytes())
+            ends.append(len(hashes))
+    if similarity < 1 and len(number) > 1:
+        order = np.argsort(np.array(list(number)))
+        copies = _components(np.frombuffer(hashes, dtype=np.int32), np.array(ends), order, similarity)[copies]
+    _, first, members = np.unique(copies, return_index=True, return_inverse=True)
+    return first[members].astype(np.int64)
 
 
-def _similar_pairs(texts: Sequence[str], indices: Sequence[int], similarity: float) -> list[tuple[int, int]]:
-    # A lower threshold for the proposal: near the threshold, banding misses about half of the pairs.
-    lsh = MinHashLSH(threshold=max(0.1, similarity - 0.15), num_perm=PERMUTATIONS)
-    sets = [shingles(text) for text in texts]
-    pairs = []
-    for i, hashes in enumerate(sets):
-        if not len(hashes):
-            continue
-        minhash = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
-        minhash.update_batch(hashes.tolist())
-        for j in lsh.query(minhash):
-            shared = len(np.intersect1d(hashes, sets[j], assume_unique=True))
-            if shared >= similarity * (len(hashes) + len(sets[j]) - shared):
-                pairs.append((indices[j], indices[i]))
-        lsh.insert(i, minhash)
-    return pairs
+def _components(hashes: npt.NDArray[np.int32], ends: Integers, order: Integers, similarity: float) -> Integers:
+    """The cluster of each distinct text, (n,), by any number.
+
+    The shingles of text i are hashes[ends[i]:ends[i + 1]]. `order` is one that depends on the texts alone.
+    """
+    index = np.int32 if len(hashes) <= HASHES else np.int64  # scipy would widen the hashes for the sake of the ends
+    sets = csr_array((np.ones(len(hashes), dtype=bool), hashes, ends.astype(index)), shape=(len(order), HASHES))
+    signatures = _signatures(hashes, ends)
+    order = order[np.diff(ends)[order] > 0]
+    plausible = PERMUTATIONS * similarity - DEVIATIONS * np.sqrt(PERMUTATIONS * similarity * (1 - similarity))
+    labels = np.arange(len(ends) - 1)
+    for left, right in proposals(signatures, order, similarity):
+        apart = labels[left] != labels[right]
+        left, right = left[apart], right[apart]
+        similar = np.count_nonzero(signatures[left] == signatures[right], axis=1) >= plausible
+        left, right = left[similar], right[similar]
+        similar = _jaccard_at_least(similarity, sets, left, right)
+        if similar.any():
+            edges = (np.ones(similar.sum(), dtype=bool), (labels[left[similar]], labels[right[similar]]))
+            labels = connected_components(coo_array(edges, shape=(len(labels),) * 2), directed=False)[1][labels]
+    return labels
+
+
+def _signatures(hashes: npt.NDArray[np.int32], ends: Integers) -> Signatures:
+    """MinHash signatures, uint32 (n, PERMUTATIONS); zeros for a text without shingles."""
+    signatures = np.zeros((len(ends) - 1, PERMUTATIONS), dtype=np.uint32)
+    present = np.flatnonzero(np.diff(ends))
+    ends = np.append(ends[present], len(hashes))
+    for start, stop in _batches(ends, SHINGLE_BATCH):
+        values = hashes[ends[start] : ends[stop]].astype(np.uint32)
+        permuted, starts, rows = np.empty_like(values), ends[start:stop] - ends[start], present[start:stop]
+        for k in range(PERMUTATIONS):
+            np.multiply(values, _factors[k], out=permuted)
+            np.add(permuted, _shifts[k], out=permuted)
+            signatures[rows, k] = np.minimum.reduceat(permuted, starts)
+    return signatures
+
+
+def proposals(signatures: Signatures, order: Integers, similarity: float) -> Iterator[tuple[Integers, Integers]]:
+    """Pairs of texts that agree in a band of their signatures, at most PAIR_BATCH at a time.
+
+    A bucket is sorted by the next band, and each text paired with its NEIGHBOURS. In a small bucket these are all
+    pairs; in one that a shared passage makes large, similar texts stand side by side.
+    """
+    rows = _rows(similarity)
+    bands = PERMUTATIONS // rows
+    for band in range(bands):
+        keys, following = (
+            (signatures[order, b * rows : (b + 1) * rows] * _mixers[:rows]).sum(axis=1)
+            for b in (band, (band + 1) % bands)
+        )
+        by_key = np.lexsort((following, keys))  # stable: what is equal stays in the order given
+        keys, texts = keys[by_key], order[by_key]
+        for distance in range(1, NEIGHBOURS + 1):
+            places = np.flatnonzero(keys[distance:] == keys[:-distance])
+            for at in range(0, len(places), PAIR_BATCH):
+                here = places[at : at + PAIR_BATCH]
+                yield texts[here], texts[here + distance]
+
+
+def _rows(similarity: float) -> int:
+    """The longest bands that miss no more than MISSED of the pairs of this similarity."""
+    enough = (r for r in range(1, PERMUTATIONS + 1) if (1 - similarity**r) ** (PERMUTATIONS // r) <= MISSED)
+    return max(enough, default=1)
+
+
+def _jaccard_at_least(similarity: float, sets: csr_array, left: Integers, right: Integers) -> npt.NDArray[np.bool_]:
+    sizes = np.diff(sets.indptr)
+    total = sizes[left].astype(np.int64) + sizes[right]
+    shared: Integers = np.zeros(len(left), dtype=np.int64)
+    for start, stop in _batches(np.append(0, np.cumsum(total)), 32 * SHINGLE_BATCH):
+        shared[start:stop] = np.diff(sets[left[start:stop]].multiply(sets[right[start:stop]]).indptr)
+    enough: npt.NDArray[np.bool_] = shared >= similarity * (total - shared)
+    return enough
+
+
+def _batches(ends: Integers, size: int) -> Iterator[tuple[int, int]]:
+    """Slices of items of which item i takes ends[i + 1] - ends[i]: as many as fit into `size`, at least one."""
+    start, count = 0, len(ends) - 1
+    while start < count:
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + size, side="right")) - 1)
+        yield start, stop
+        start = stop

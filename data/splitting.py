@@ -2,7 +2,8 @@
 
 All splitters but the two for published protocols (`row_...`) divide groups, not articles: near-duplicates and articles
 with a common value of `group_by` are one group. They depend on the seed, the ids and the labels, not on the order of
-the rows.
+the rows. The two that leave one target or source out divide by that alone and take what is tied to a test article out
+of the fold, since wire copies would tie all sources to each other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.config import SplitConfig, SplitKind
 from slantwise.errors import ConfigurationError, CorpusError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+LEFT_OUT = "left out"  # of one fold: neither learned from nor judged in it
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Items:
 
 @dataclass(frozen=True)
 class Split:
-    """`assignment[i]` is train, validation or test; `straddling` counts the near-duplicate clusters with articles in
-    more than one of them (0 but for given splits and published protocols)."""
+    """`assignment[i]` is train, validation or test, or "left out" where one target or source is left out and the
+    article is tied to a test article. `straddling` counts the near-duplicate clusters with articles in more than one
+    of train, validation and test (0 but for given splits and published protocols)."""
 
     assignment: Sequence[str]
     straddling: int
@@ -59,6 +62,8 @@ def make_splits(items: Items, config: SplitConfig) -> list[Split]:
         SplitKind.stratified: _stratified,
         SplitKind.temporal: _temporal,
         SplitKind.kfold: _kfold,
+        SplitKind.leave_one_target_out: _leave_one_out,
+        SplitKind.leave_one_source_out: _leave_one_out,
         SplitKind.row_holdout: _row_holdout,
         SplitKind.row_kfold: _row_kfold,
     }
@@ -89,21 +94,19 @@ def _check_none_empty(assignment: npt.NDArray[np.object_], config: SplitConfig, 
 def _straddling(clusters: npt.NDArray[np.int64], assignment: npt.NDArray[np.object_]) -> int:
     seen: dict[int, set[str]] = defaultdict(set)
     for c, split in zip(clusters.tolist(), assignment, strict=True):
-        seen[c].add(split)
+        if split != LEFT_OUT:
+            seen[c].add(split)
     return sum(len(splits) > 1 for splits in seen.values())
 
 
 def _groups(items: Items, config: SplitConfig) -> npt.NDArray[np.int64]:
     """Group number of each article: connected through a duplicate cluster or a value of `group_by`."""
-    parent = list(range(len(items.ids)))
+    return _components(_ties(items, config))
 
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    first: dict[tuple[str, str], int] = {}
+def _ties(items: Items, config: SplitConfig) -> list[list[tuple[str, str]]]:
+    """What may tie each article to others: its duplicate cluster and its values of `group_by`."""
+    ties = []
     for i in range(len(items.ids)):
         values = [("cluster", str(items.clusters[i]))]
         if "source" in config.group_by and items.sources[i]:
@@ -112,9 +115,25 @@ def _groups(items: Items, config: SplitConfig) -> npt.NDArray[np.int64]:
             values.append(("group", str(items.groups[i])))
         if "target" in config.group_by:
             values += [("target", target) for target in items.targets[i]]
-        for value in values:
+        ties.append(values)
+    return ties
+
+
+def _components(values: Sequence[Collection[Hashable]]) -> npt.NDArray[np.int64]:
+    """Component number of each article, int64 (n,): connected through a common value, or a chain of them."""
+    parent = list(range(len(values)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[Hashable, int] = {}
+    for i, of_article in enumerate(values):
+        for value in of_article:
             parent[find(i)] = find(first.setdefault(value, i))
-    return np.array([find(i) for i in range(len(items.ids))], dtype=np.int64)
+    return np.array([find(i) for i in range(len(values))], dtype=np.int64)
 
 
 def _noise(seed: int, text: str) -> int:
@@ -184,6 +203,55 @@ def _fold(
     assignment = np.where(test, TEST, TRAIN).astype(object)
     _carve_validation(items, config, groups, assignment)
     return assignment
+
+
+def _leave_one_out(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:
+    """One fold for each target or source, whose articles are its test set, in alphabetical order.
+
+    Targets that stand in one article are held out together. One last fold tests on targets or sources with fewer
+    articles than `min_group` and on articles that name none. Case and spaces do not tell two names apart. An article
+    that is tied to a test article (near-duplicates, `group_by`) is left out of that fold.
+    """
+    what = "target" if config.kind is SplitKind.leave_one_target_out else "source"
+    named = items.targets if what == "target" else [[source] if source else [] for source in items.sources]
+    values = [{" ".join(value.casefold().split()) for value in of_article} for of_article in named]
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, component in enumerate(_components(values).tolist()):
+        members[component].append(i)
+    large = [rows for rows in members.values() if len(rows) >= config.min_group and values[rows[0]]]
+    large.sort(key=lambda rows: min(min(values[i]) for i in rows))
+    rest = sorted(set(range(len(values))) - {i for rows in large for i in rows})
+    tests = [*large, rest] if rest else large
+    if len(tests) < 2:
+        raise CorpusError(_why_one_fold(what, values, config))
+    ties = _ties(items, config)
+    return [_held_out_fold(items, config, ties, np.isin(np.arange(len(values)), rows)) for rows in tests]
+
+
+def _held_out_fold(
+    items: Items, config: SplitConfig, ties: Sequence[Collection[Hashable]], test: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.object_]:
+    tested = {tie for i in np.flatnonzero(test).tolist() for tie in ties[i]}
+    apart = [tested.isdisjoint(of_article) for of_article in ties]
+    assignment = np.where(test, TEST, np.where(apart, TRAIN, LEFT_OUT)).astype(object)
+    # what is not in train ties nothing together there
+    groups = _components([ties[i] if part == TRAIN else () for i, part in enumerate(assignment)])
+    _carve_validation(items, config, groups, assignment)
+    return assignment
+
+
+def _why_one_fold(what: str, values: Sequence[Collection[str]], config: SplitConfig) -> str:
+    distinct = len({value for of_article in values for value in of_article})
+    if distinct < 2:
+        why = f"the articles name {distinct} {what}{'s' * (distinct != 1)}; choose split=kfold"
+    elif len(set(_components(values).tolist())) == 1:
+        why = (
+            f"all {distinct:,} {what}s hang together through articles that name several; choose split=kfold, or read "
+            "each pair of article and target as a row of its own with an id of its own"
+        )
+    else:
+        why = f"no {what} has split.min_group={config.min_group} articles; lower it, or choose split=kfold"
+    return f"split {config.kind} cannot be made: {why}"
 
 
 def _given(items: Items, config: SplitConfig) -> list[npt.NDArray[np.object_]]:

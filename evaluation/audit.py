@@ -29,7 +29,7 @@ from rich.table import Table
 
 from data import schemas
 from data.audit import audit
-from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
+from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind, TaskConfig
 from data.corpus import Corpus, load_corpus, write_quarantine
 from data.prepare import CleanCorpus, clean_corpus, fit_cleaner, split_corpus
 from data.splitting import TEST, TRAIN
@@ -52,21 +52,9 @@ from evaluation.shortcuts import (
 from evaluation.tables import format_estimate
 from slantwise.command import Progress, run, to_object
 from slantwise.errors import ConfigurationError
-from slantwise.task import TASK_NAMES
 
 FORMAT = 1
 NOTABLE_LEAK = 0.01  # the share of the test split from which repeats are said to matter
-
-
-@dataclass
-class TaskChoice:
-    """Which task of a corpus that is labelled for several."""
-
-    name: str = MISSING
-
-    def __post_init__(self) -> None:
-        if self.name not in TASK_NAMES:
-            raise ConfigurationError(f"task.name={self.name}; expected one of {', '.join(TASK_NAMES)}")
 
 
 @dataclass
@@ -76,7 +64,7 @@ class AuditConfig:
     corpus: CorpusConfig = MISSING
     cleaning: CleaningConfig = MISSING
     split: SplitConfig = field(default_factory=SplitConfig)
-    task: TaskChoice | None = None  # null: the only one that the corpus is labelled for
+    task: TaskConfig | None = None  # null: the only one that the corpus is labelled for
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = MISSING  # a new folder
 
@@ -85,7 +73,7 @@ def main() -> None:
     schemas.register()
     store = ConfigStore.instance()
     store.store(name="audit_schema", node=AuditConfig)
-    store.store(group="task", name="task_schema", node=TaskChoice)
+    store.store(group="task", name="task_schema", node=TaskConfig)
     run("audit", _job)
 
 
@@ -103,6 +91,8 @@ def _job(config: Any) -> None:
     write_audit(figures, OmegaConf.to_yaml(config, resolve=True), output)
     write_quarantine(corpus.quarantine, output / "quarantine.jsonl")
     progress.console.print(probe_table(figures))
+    if figures["agreement"]:
+        progress.say(f"annotators: {agreement_text(figures['agreement'])}")
     for row in figures["probes"]:
         if row["estimate"]["value"] is None:
             progress.say(f"not probed: {SHORTCUTS[row['name']].title} ({row['estimate']['reason']})")
@@ -227,6 +217,13 @@ def data_findings(figures: Mapping[str, Any], has_target: bool) -> list[str]:
     if counts["quarantined"]:
         found.append(f"{counts['quarantined']:,} of {plural(counts['rows'], 'row')} cannot be used.")
     return found
+
+
+def agreement_text(agreement: Mapping[str, Any]) -> str:
+    """ "Krippendorff's alpha .40 (nominal), 2,050 items with up to 8 annotators each"."""
+    alpha = "undefined, as all labels are the same" if agreement["alpha"] is None else number(agreement["alpha"])
+    items = plural(agreement["items"], "item")
+    return f"Krippendorff's alpha {alpha} (nominal), {items} with up to {agreement['annotators']} annotators each"
 
 
 def percent(part: int, whole: int) -> str:
@@ -399,7 +396,12 @@ def render(figures: Mapping[str, Any], pictures: Mapping[str, tuple[str, str]], 
         "count": "{:,}".format,
         "whole_percent": whole_percent,
     }
-    environment.globals |= {"percent": percent, "plural": plural, "shortcuts": SHORTCUTS}
+    environment.globals |= {
+        "percent": percent,
+        "plural": plural,
+        "agreement_text": agreement_text,
+        "shortcuts": SHORTCUTS,
+    }
     return environment.get_template("audit.html.j2").render(
         figures,
         pictures={name: Markup(plots.inline(svg, name, told)) for name, (svg, told) in pictures.items()},

@@ -139,7 +139,7 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
     trained = head.provenance.get("split", {})
     kind = trained.get("kind")
     if head.provenance.get("corpus_sha256") == corpus.fingerprint and kind != SplitKind.given:
-        if "kfold" in str(kind):
+        if SplitKind(kind).has_folds:
             raise CorpusError(
                 f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its "
                 "out-of-fold predictions are in its run directory. Use split=all on another corpus"

@@ -35,7 +35,7 @@ from sklearn.preprocessing import normalize
 
 from data.examples import LabelledExamples
 from data.prepare import CleanCorpus
-from data.splitting import TEST, Split
+from data.splitting import LEFT_OUT, TEST, Split
 from evaluation.intervals import Estimate, estimate, evaluate, resample
 from evaluation.metrics import compute, indicators, select
 from evaluation.predictions import Predictions
@@ -179,9 +179,9 @@ def folds_of(data: ProbeData, splits: Sequence[Split]) -> list[Fold]:
     """
     folds = []
     for split in splits:
-        in_test = np.array([part == TEST for part in split.assignment], dtype=bool)[data.articles]
-        train = _sample(data, np.flatnonzero(~in_test), MOST_TRAINING_EXAMPLES)
-        folds.append(Fold(train, np.flatnonzero(in_test)))
+        part = np.array(split.assignment)[data.articles]
+        train = np.flatnonzero((part != TEST) & (part != LEFT_OUT))
+        folds.append(Fold(_sample(data, train, MOST_TRAINING_EXAMPLES), np.flatnonzero(part == TEST)))
     return folds
 
 

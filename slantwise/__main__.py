@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("training.run", "train a classifier on a corpus; a tracked run comes out"),
     "evaluate": ("evaluation.evaluate", "judge a model on a corpus: metrics with intervals and an HTML report"),
     "audit": ("evaluation.audit", "what a corpus holds, what leaks, and which shortcuts it offers; an HTML data card"),
+    "download": ("data.download", "fetch a public corpus from its source, with checksums; resumes"),
     "export": ("training.export", "put the heads of one or more runs into one MLflow model"),
     "score": ("slantwise.scoring", "use a model on a file of articles: one output row for each input row"),
     "demo": ("training.demo", "the whole path on the bundled corpus, in about a minute"),

@@ -9,23 +9,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from data import schemas
-from data.config import CleaningConfig, CorpusConfig, SplitConfig
+from data.config import CleaningConfig, CorpusConfig, SplitConfig, TaskConfig
 from evaluation.judge import EvaluationConfig
-from slantwise.errors import ConfigurationError
-from slantwise.task import TASK_NAMES
 from training.decisions import DecisionConfig
 from training.linear import LinearConfig
-
-
-@dataclass
-class TaskConfig:
-    """Which of the three questions is asked; labels and kind come from the corpus."""
-
-    name: str = MISSING
-
-    def __post_init__(self) -> None:
-        if self.name not in TASK_NAMES:
-            raise ConfigurationError(f"task.name={self.name}; expected one of {', '.join(TASK_NAMES)}")
 
 
 @dataclass

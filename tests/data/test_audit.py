@@ -88,6 +88,31 @@ def test_targets_of_test_that_stand_in_train_are_counted(write_jsonl: WriteJsonl
     assert "source" not in shared
 
 
+def test_what_is_left_out_of_a_fold_is_no_leak(write_jsonl: WriteJsonl) -> None:
+    rows = topic_rows((BOTH, "health"), (BOTH, "health"), (OTHER, "sport"), (THIRD, "sport"))
+    rows = [{**row, "source": source} for row, source in zip(rows, ["a", "b", "b", "b"], strict=True)]
+    found = figures(load(write_jsonl, rows), ["test", "left out", "train", "validation"])
+    assert (found["leakage"]["exact"], found["leakage"]["near"]) == (0, 0)
+    shared = {row["what"]: row["shared"] for row in found["leakage"]["shared"]}
+    assert shared["source"] == 0
+
+
+def test_agreement_is_of_the_audited_task(write_jsonl: WriteJsonl) -> None:
+    rows = [{"id": f"r{i}", "text": text, "topic": "x"} for i, text in enumerate((BOTH, OTHER, THIRD))]
+    for row, votes in zip(rows, (["health"] * 3, ["sport", "sport", "health"], ["sport"] * 2), strict=True):
+        row["votes"] = votes
+    labels = LabelsConfig(annotators=["votes"], labels=["health", "sport"])
+    corpus = load(write_jsonl, rows, topic=labels)
+    found = figures(corpus, ["train", "validation", "test"])["agreement"]
+    # by hand: 8 labels, 4 of each; one unit of three has two unlike pairs: 1 - 7 * (4 / 2) / (64 - 16 - 16)
+    assert found == {"alpha": pytest.approx(0.5625), "annotators": 3, "items": 3}
+
+
+def test_agreement_is_null_without_annotators(write_jsonl: WriteJsonl) -> None:
+    rows = topic_rows((BOTH, "health"), (OTHER, "sport"), (THIRD, "sport"))
+    assert figures(load(write_jsonl, rows), ["train", "validation", "test"])["agreement"] is None
+
+
 def test_leakage_is_summed_over_folds(write_jsonl: WriteJsonl) -> None:
     clean = prepare(load(write_jsonl, topic_rows((BOTH, "health"), (BOTH, "health"))))
     splits = [Split(["train", "test"], 1), Split(["test", "train"], 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -565,6 +566,51 @@ def test_a_column_of_an_annotator_must_be_there(tmp_path: Path) -> None:
     topic = LabelsConfig(annotators=["topic", "a2"], labels=["art", "sport"])
     with pytest.raises(CorpusError, match="no column 'a2'"):
         load(tmp_path, write(tmp_path, "id,text,topic\n1,a,art\n"), topic=topic)
+
+
+# HTML pages
+
+PAGE = """<!doctype html>
+<html><head><title>Ferry sails again | Example Gazette</title><meta name="author" content="Ann Example">
+<meta property="article:published_time" content="2023-05-04T08:00:00Z"><script>var visits = 7;</script></head>
+<body><nav><a href="/">Home</a> <a href="/sport">Sport</a> <a href="/shop">Shop</a></nav>
+<article><h1>Ferry sails again</h1>
+<p>The ferry to the island sails again from Monday, the harbour office said after three weeks of repairs.</p>
+<p>Two boats will cross each hour &amp; tickets cost what they did before the storm in April.</p></article>
+<footer>Copyright Example Gazette. Subscribe to our newsletter.</footer></body></html>"""
+
+
+def test_of_an_html_page_the_text_the_title_the_author_and_the_date_are_read(tmp_path: Path) -> None:
+    (row,) = load(
+        tmp_path, write_rows(tmp_path, [{"id": "1", "text": PAGE, "topic": "health"}]), html=True
+    ).table.to_pylist()
+    assert "from Monday, the harbour office said" in row["text"]
+    assert "each hour & tickets" in row["text"]
+    assert not re.search(r"<|visits|Shop|newsletter", row["text"])
+    assert (row["title"], row["author"], row["published"]) == ("Ferry sails again", "Ann Example", "2023-05-04")
+
+
+def test_what_the_row_says_goes_before_what_the_html_page_says(tmp_path: Path) -> None:
+    said = {"title": "Ferry", "author": "Bo", "published": "2023-05-05"}
+    rows = [{"id": "1", "text": PAGE, "topic": "health", **said}]
+    (row,) = load(tmp_path, write_rows(tmp_path, rows), html=True).table.to_pylist()
+    assert {name: row[name] for name in said} == said
+
+
+def test_a_page_is_plain_text_unless_the_configuration_says_html(tmp_path: Path) -> None:
+    (row,) = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": PAGE, "topic": "health"}])).table.to_pylist()
+    assert row["text"] == PAGE
+    assert row["title"] is None
+
+
+@pytest.mark.parametrize("page", ["<html><body><nav></nav></body></html>", "no page at all", "<" * 99])
+def test_a_page_without_a_main_text_is_a_bad_row(tmp_path: Path, page: str) -> None:
+    rows = [{"id": "1", "text": page, "topic": "health"}, {"id": "2", "text": PAGE, "topic": "health"}]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), html=True, max_bad_rows=1)
+    (bad,) = corpus.quarantine
+    assert (bad.line, bad.field, bad.value) == (1, "text", page)
+    assert bad.reason == "no main text was found in this HTML page"
+    assert adds_up(corpus)
 
 
 # other formats

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.duplicates import cluster, shingles
+from data.duplicates import NEIGHBOURS, PERMUTATIONS, cluster, proposals, shingles
 
 VOCABULARY = [f"word{i}" for i in range(400)]
 
@@ -89,7 +89,59 @@ def test_pairs_above_the_threshold_are_found() -> None:
 
 
 def test_hashing_misses_few_pairs_right_at_the_threshold() -> None:
-    assert found(pairs_at(0.5), 0.5) >= 80
+    assert found(pairs_at(0.5), 0.5) >= 97
+
+
+def in_one_template(families: int, copies: int = 2) -> list[str]:
+    """Texts of which half the words are a template, in families that differ in few words."""
+    template = text_of(1000, 100)
+    return [
+        " ".join(template) + " " + changed(text_of(family, 100), 3 * copy, family * copies + copy)
+        for family in range(families)
+        for copy in range(copies)
+    ]
+
+
+def test_copies_are_found_among_many_texts_that_share_a_template() -> None:
+    texts = in_one_template(1000)
+    assert 0.3 < similarity(texts[0], texts[2]) < 0.4
+    assert cluster(texts, 0.5).tolist() == [i - i % 2 for i in range(2000)]
+
+
+def test_texts_that_share_a_template_similar_enough_are_one_cluster() -> None:
+    assert not cluster(in_one_template(500), 0.3).any()
+
+
+def test_work_is_linear_where_all_texts_agree_in_every_band() -> None:
+    alike = np.ones((2000, PERMUTATIONS), dtype=np.uint32)
+    compared = sum(len(left) for left, _ in proposals(alike, np.arange(2000), 0.5))
+    assert compared <= 2000 * NEIGHBOURS * PERMUTATIONS / 3
+
+
+def test_every_pair_that_agrees_in_a_band_is_proposed_from_a_small_bucket() -> None:
+    signatures = np.random.default_rng(0).integers(0, 1 << 32, (20, PERMUTATIONS), dtype=np.uint32)
+    signatures[:5, 3:6] = 7
+    proposed = np.concatenate([np.stack(pair, axis=1) for pair in proposals(signatures, np.arange(20), 0.5)])
+    pairs = {frozenset(pair) for pair in proposed.tolist()}
+    assert pairs == {frozenset(pair) for pair in itertools.combinations(range(5), 2)}
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_order_does_not_matter_among_texts_that_share_a_template_at_the_threshold(order: random.Random) -> None:
+    texts = in_one_template(100)
+    threshold = similarity(texts[0], texts[2])
+    names = [str(i) for i in range(len(texts))]
+    shuffled = order.sample(names, len(names))
+    parts = partition(cluster(texts, threshold), names)
+    assert 1 < len(parts) < 100
+    assert parts == partition(cluster([texts[int(name)] for name in shuffled], threshold), shuffled)
+
+
+def test_a_long_text_and_its_copy_share_a_cluster_with_short_texts_around_them() -> None:
+    words = [f"{a} {b}" for a, b in zip(text_of(1, 60_000), text_of(2, 60_000), strict=True)]
+    texts = ["short one here", " ".join(words), "", " ".join(words[:50_000]), "another short one"]
+    assert cluster(texts, 0.5).tolist() == [0, 1, 2, 1, 4]
 
 
 def test_a_chain_of_pairs_is_one_cluster() -> None:

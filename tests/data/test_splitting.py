@@ -18,6 +18,7 @@ from data.splitting import Items, Split, make_splits, without_test
 from slantwise.errors import ConfigurationError, CorpusError
 
 KINDS = [SplitKind.stratified, SplitKind.temporal, SplitKind.kfold]
+HELD_OUT = [SplitKind.leave_one_target_out, SplitKind.leave_one_source_out]
 SPLITS = {"train", "validation", "test"}
 
 
@@ -221,6 +222,154 @@ def test_a_group_that_two_values_join_is_one() -> None:
         assert len({*split.assignment[:3]}) == 1
 
 
+# one target or source left out
+
+
+@st.composite
+def held_out_cases(draw: st.DrawFn) -> Case:
+    """Articles with duplicates, a few outlets and up to two targets each, and a split of them that can be made."""
+    n = draw(st.integers(30, 80))
+
+    def column(values: st.SearchStrategy[Any]) -> list[Any]:
+        return draw(st.lists(values, min_size=n, max_size=n))
+
+    items = items_of(
+        n,
+        clusters=np.array(column(st.integers(0, 3 * n)), dtype=np.int64),
+        labels=np.array(column(st.lists(st.integers(0, 2), min_size=3, max_size=3)), dtype=float),
+        sources=column(st.sampled_from(["Ames Post", "AMES  post", "Bay", "Cove", "Dell", None])),
+        targets=column(
+            st.sampled_from([[], ["tax"], ["Tax", "port"], ["port"], ["dam"], ["Dam "], ["fair"], ["inn", "ale"]])
+        ),
+        groups=column(st.none() | st.integers(0, 3 * n).map(lambda i: f"g{i}")),
+    )
+    config = SplitConfig(
+        kind=draw(st.sampled_from(HELD_OUT)),
+        validation=draw(st.sampled_from([0.15, 0.3])),
+        min_group=draw(st.integers(1, 12)),
+        group_by=draw(st.sampled_from([[], ["group"]])),
+        seed=draw(st.integers(0, 99)),
+    )
+    try:
+        return Case(items, config, make_splits(items, config))
+    except CorpusError as error:
+        assume("too few" not in str(error) and "cannot be made" not in str(error))
+        raise
+
+
+def held_out_names(case: Case) -> list[list[str]]:
+    """The targets or sources of each article, as they are told apart."""
+    by_target = case.config.kind is SplitKind.leave_one_target_out
+    named = case.items.targets if by_target else singles(case.items.sources)
+    return [[" ".join(name.lower().split()) for name in names] for names in named]
+
+
+def placed(split: Split, values: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], list[str]]:
+    """Values and split of the articles that are in train, validation or test."""
+    rows = [i for i, name in enumerate(split.assignment) if name in SPLITS]
+    return [values[i] for i in rows], [split.assignment[i] for i in rows]
+
+
+@settings(max_examples=75, deadline=None)
+@given(held_out_cases())
+def test_a_held_out_target_or_source_is_unknown_to_train_and_validation(case: Case) -> None:
+    names = held_out_names(case)
+    for split in case.splits:
+        tested = set(chain.from_iterable(names[i] for i in split.rows("test")))
+        known = set(chain.from_iterable(names[i] for part in ("train", "validation") for i in split.rows(part)))
+        assert tested & known == set()
+
+
+@settings(max_examples=75, deadline=None)
+@given(held_out_cases())
+def test_no_duplicate_and_no_group_straddles_where_one_is_left_out(case: Case) -> None:
+    for split in case.splits:
+        assert straddled(*placed(split, singles(case.items.clusters.tolist()))) == set()
+        assert split.straddling == 0
+        if case.config.group_by:
+            assert straddled(*placed(split, singles(case.items.groups))) == set()
+
+
+@settings(max_examples=50, deadline=None)
+@given(held_out_cases())
+def test_only_what_is_tied_to_a_test_article_is_left_out_of_a_fold(case: Case) -> None:
+    for split in case.splits:
+        test = split.rows("test")
+        clusters = {int(case.items.clusters[i]) for i in test}
+        groups = {case.items.groups[i] for i in test if case.config.group_by} - {None}
+        for i in split.rows("left out"):
+            assert int(case.items.clusters[i]) in clusters or case.items.groups[i] in groups
+
+
+@settings(max_examples=50, deadline=None)
+@given(held_out_cases())
+def test_every_article_is_test_in_one_fold_where_one_is_left_out(case: Case) -> None:
+    assert sorted(chain.from_iterable(split.rows("test") for split in case.splits)) == list(range(len(case.items.ids)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(held_out_cases(), st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_changes_no_fold_that_leaves_one_out(case: Case, random: Any) -> None:
+    order = random.sample(range(len(case.items.ids)), len(case.items.ids))
+    shuffled = reordered(case.items, order)
+    again = make_splits(shuffled, case.config)
+    assert [by_id(shuffled, split) for split in again] == [by_id(case.items, split) for split in case.splits]
+
+
+def test_each_source_is_the_test_set_of_one_fold_in_alphabetical_order_and_small_ones_of_the_last() -> None:
+    sources = ["b"] * 12 + ["a"] * 20 + ["c"] * 3 + [None] * 5
+    config = SplitConfig(kind=SplitKind.leave_one_source_out)
+    splits = make_splits(items_of(40, sources=sources), config)
+    assert [split.rows("test") for split in splits] == [
+        list(range(12, 32)), list(range(12)), list(range(32, 40))
+    ]  # fmt: skip
+
+
+def test_targets_of_one_article_are_held_out_together() -> None:
+    targets = [["tax"]] * 10 + [["tax", "port"]] + [["port"]] * 10 + [["dam"]] * 15
+    splits = make_splits(items_of(36, targets=targets), SplitConfig(kind=SplitKind.leave_one_target_out))
+    assert [split.rows("test") for split in splits] == [list(range(21, 36)), list(range(21))]
+
+
+def test_a_wire_copy_in_another_source_is_left_out_of_the_fold_and_ties_nothing() -> None:
+    clusters = np.arange(40)
+    clusters[25] = 3  # the text of an article of "a" in "b"
+    items = items_of(40, sources=["a"] * 20 + ["b"] * 20, clusters=clusters)
+    first, second = make_splits(items, SplitConfig(kind=SplitKind.leave_one_source_out))
+    assert (first.rows("left out"), second.rows("left out")) == ([25], [3])
+    assert (first.rows("test"), second.rows("test")) == (list(range(20)), list(range(20, 40)))
+
+
+def test_validation_holds_other_sources_than_train_where_they_are_grouped() -> None:
+    sources = [("a", "b", "c", "d")[i % 4] for i in range(80)]
+    clusters = np.arange(80)
+    clusters[1] = clusters[2] = clusters[3] = 0  # a wire report in all four
+    config = SplitConfig(kind=SplitKind.leave_one_source_out, group_by=["source"], validation=0.3)
+    for split in make_splits(items_of(80, sources=sources, clusters=clusters), config):
+        assert straddled(*placed(split, singles(sources))) == set()
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([[]] * 40, "the articles name 0 targets; choose split=kfold"),
+        ([["tax"], ["TAX"]] * 20, "the articles name 1 target; choose split=kfold"),
+        ([["tax", "port"], ["port", "dam"]] * 20, "all 3 targets hang together through articles that name several"),
+        ([[f"t{i}"] for i in range(40)], r"no target has split\.min_group=10 articles"),
+    ],
+)
+def test_targets_that_make_one_fold_are_refused_with_advice(targets: list[list[str]], message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        make_splits(items_of(40, targets=targets), SplitConfig(kind=SplitKind.leave_one_target_out))
+
+
+@pytest.mark.parametrize("kind", list(SplitKind))
+def test_a_kind_with_folds_is_one_that_makes_several_splits(kind: SplitKind) -> None:
+    columns = {"sources": ["a", "b"] * 30, "targets": [["x"], ["y"]] * 30, "given": ["train", "train", "test"] * 20}
+    splits = make_splits(items_of(60, labels=np.ones((60, 1)), **columns), SplitConfig(kind=kind))
+    assert kind.has_folds == (len(splits) > 1)
+
+
 # temporal
 
 
@@ -361,6 +510,7 @@ def test_row_protocols_need_one_label_an_article(kind: SplitKind) -> None:
         {"test": 1.0},
         {"validation": 1.5},
         {"folds": 1},
+        {"min_group": 0},
         {"near_duplicates": 0.0},
         {"group_by": ["outlet"]},
     ],

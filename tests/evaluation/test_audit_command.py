@@ -13,8 +13,16 @@ from typing import Any
 
 import pytest
 
-from data.config import CleaningConfig, CorpusConfig, SplitConfig
-from evaluation.audit import AuditConfig, TaskChoice, audit_corpus, data_findings, percent, plural, write_audit
+from data.config import CleaningConfig, CorpusConfig, SplitConfig, TaskConfig
+from evaluation.audit import (
+    AuditConfig,
+    agreement_text,
+    audit_corpus,
+    data_findings,
+    percent,
+    plural,
+    write_audit,
+)
 from slantwise.command import Progress
 from slantwise.errors import ConfigurationError, CorpusError
 from tests.conftest import Row, WriteJsonl
@@ -52,7 +60,7 @@ class Page(HTMLParser):
 def audited(path: Path, task: str | None, prefer_given: bool = True, **split: Any) -> dict[str, Any]:
     config = AuditConfig(
         CorpusConfig(path=str(path), name="tiny"), CleaningConfig(), SplitConfig(**split),
-        TaskChoice(task) if task else None, output="",
+        TaskConfig(task) if task else None, output="",
     )  # fmt: skip
     config.evaluation.resamples = 50
     return audit_corpus(config, Progress(quiet=True), prefer_given)[0]
@@ -153,6 +161,37 @@ def test_percent_never_rounds_something_to_nothing_or_all() -> None:
     ]  # fmt: skip
     assert plural(1, "pair of text") == "1 pair of text"
     assert plural(2000, "pair of text") == "2,000 pairs of text"
+
+
+def test_agreement_stands_in_the_terminal_the_json_and_the_card(
+    tiny_rows: list[Row], write_jsonl: WriteJsonl, tmp_path: Path
+) -> None:
+    labels = sorted({row["topic"] for row in tiny_rows})
+    for i, row in enumerate(tiny_rows):
+        row["second"] = labels[0] if i % 4 == 0 else row["topic"]
+    path = write_jsonl(tiny_rows)
+    done = slantwise(
+        "audit", "corpus=file", f"corpus.path={path}", "task=topic", "output=card", "evaluation.resamples=20",
+        "corpus.topic.columns=[topic]", "corpus.topic.annotators=[topic,second]", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    agreement = json.loads((tmp_path / "card" / "audit.json").read_text(encoding="utf-8"))["agreement"]
+    assert 0 < agreement["alpha"] < 1
+    assert (agreement["annotators"], agreement["items"]) == (2, len(tiny_rows))
+    text = agreement_text(agreement)
+    assert text in " ".join((done.stdout + done.stderr).split())
+    assert text in Page((tmp_path / "card" / "audit.html").read_text(encoding="utf-8")).text
+
+
+def test_agreement_is_told_in_words() -> None:
+    said = agreement_text({"alpha": 0.4014, "annotators": 8, "items": 2050})
+    assert said == "Krippendorff's alpha .401 (nominal), 2,050 items with up to 8 annotators each"
+    assert "undefined, as all labels are the same" in agreement_text({"alpha": None, "annotators": 2, "items": 1})
+
+
+def test_card_without_annotators_says_nothing_of_agreement(tiny_path: Path, tmp_path: Path) -> None:
+    page = write_audit(audited(tiny_path, "topic"), "", tmp_path / "out").read_text(encoding="utf-8")
+    assert "Krippendorff" not in page
 
 
 def test_command_writes_its_folder_and_mistakes_exit_2_in_one_line(tiny_path: Path, tmp_path: Path) -> None:
