@@ -198,14 +198,14 @@ class _Builder:
                 continue
             values = self._joined(row)
             if row.file != checked and not _is_ragged(file, row.file):
-                self._check_columns(row.file, values)
+                self._check_columns(row.file, values, file.path)
                 checked = row.file
             columns.update(dict.fromkeys(values))
             self._add(row, values, file, root)
         if self.rows == rows_before:
             raise CorpusError(f"{root / file.path} holds no rows; expected at least one below the header")
         if columns:
-            self._check_columns(str(root / file.path), dict.fromkeys(columns))
+            self._check_columns(str(root / file.path), dict.fromkeys(columns), file.path)
 
     def _joined(self, row: Row) -> dict[str, Any]:
         values = _with_inner_keys(row.values)
@@ -213,7 +213,7 @@ class _Builder:
             values = join.add_to(row, values)
         return values
 
-    def _check_columns(self, file: str, values: Mapping[str, Any]) -> None:
+    def _check_columns(self, file: str, values: Mapping[str, Any], path: str) -> None:
         """A column that the configuration asks for must be there; the standard optional ones need not."""
         asked, standard = self.config.columns, ColumnsConfig()
         needed = {"text": asked.text, "id": asked.id, "fallback": asked.fallback}
@@ -229,12 +229,20 @@ class _Builder:
                     needed[f"{name} target"] = c.target
         for role, column in needed.items():
             if column is not None and column not in values:
-                hint = ""
-                if len(values) == 1 and re.search(r"[;\t|,]", next(iter(values))):
-                    hint = "; is corpus.files.separator right?"
-                elif role == "id":
-                    hint = "; set corpus.columns.id=null to number the rows"
+                hint = self._column_hint(role, values, path)
                 raise CorpusError(f"{file} has no column {column!r} ({role}); it has {_names(values)}{hint}")
+
+    def _column_hint(self, role: str, values: Mapping[str, Any], path: str) -> str:
+        """How to mend a missing column on the command line, where that can be told."""
+        if len(values) == 1 and (found := re.search(r"[;\t|,]", next(iter(values)))):
+            # Hydra does not read "\t" as a tab, the shell does in $'…'
+            dollar, separator = ("$", "\\t") if found[0] == "\t" else ("", found[0])
+            hint = f"; name the separator, as in {dollar}'corpus.files=[{{path: {path}, separator: \"{separator}\"}}]'"
+            return f"{hint} in place of corpus.path" if self.config.path else hint
+        return {
+            "text": "; set corpus.columns.text=…",
+            "id": "; set corpus.columns.id=null to number the rows",
+        }.get(role, "")
 
     def _add(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> None:
         where = f"{row.file}: line {row.line}"

@@ -23,7 +23,7 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from omegaconf import MISSING
 from rich.table import Table
 
@@ -296,12 +296,20 @@ def draw_lengths(lengths: Mapping[str, Any], n: int) -> str:
         axes.bar(
             low, [row["n"] for row in lengths["bins"]], width=0.97 * (high - low), align="edge", color=ACCENT, alpha=0.6
         )
-        axes.axvline(lengths["median"], color=WARM, linewidth=1.2, label=f"median {lengths['median']:,.0f}")
+        median, top = lengths["median"], max(row["n"] for row in lengths["bins"])
+        axes.axvline(median, color=WARM, linewidth=1.2)
+        axes.annotate(
+            f"median {median:,.0f}", (median, 1.17 * top), (4, 0), textcoords="offset points", va="top", fontsize=8,
+            color=WARM,
+        )  # fmt: skip
         axes.set_xscale("log")
+        edges = [*low, high[-1]]
+        axes.set_xticks(edges[:: math.ceil(len(edges) / 9)])  # not decades: all lengths may lie within one
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="words (log)", ylabel="articles", title=f"Length of the cleaned text (n = {n:,} articles)")
+        axes.set_ylim(0, 1.2 * top)  # room for the median's label above the bars
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.legend(loc="upper left")
 
     return plots.render("lengths", (4.7, 2.5), draw)
 

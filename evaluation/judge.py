@@ -16,6 +16,7 @@ from evaluation.metrics import available, compute, primary, select
 from evaluation.predictions import Predictions
 from evaluation.report import ReportData, write_report
 from slantwise.decision import Decision
+from slantwise.errors import ConfigurationError
 from slantwise.model import Head
 from slantwise.task import Task
 
@@ -24,9 +25,12 @@ from slantwise.task import Task
 class EvaluationConfig:
     """How sure one wants to be."""
 
-    resamples: int = 1000  # bootstrap resamples behind each interval
-    confidence: float = 0.95
+    resamples: int = 1000  # bootstrap resamples behind each 95 % interval
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise ConfigurationError(f"evaluation.resamples={self.resamples}; expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def judge(
 ) -> dict[str, Estimate]:
     """Compute all metrics and write predictions.parquet, metrics.json, report.html, report.json and plots/."""
     names = list(dict.fromkeys([*official, *select(predictions.task)]))
-    metrics = evaluate(predictions, names, config.resamples, config.seed, config.confidence)
+    metrics = evaluate(predictions, names, config.resamples, config.seed)
     headline = headline_metrics(predictions.task, official)
     baseline = evaluate(constant(predictions, context.shares), headline, config.resamples, config.seed)
     directory.mkdir(parents=True, exist_ok=True)

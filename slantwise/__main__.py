@@ -43,6 +43,8 @@ def set_quiet_defaults() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # a server that is away holds a finished run for seconds, not minutes; `slantwise publish` completes it later
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
 
 

@@ -149,6 +149,9 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
         keys = [field.name for field in fields(cause.object_type)]
         return f"unknown key {cause.full_key}; expected one of {', '.join(keys)}{_hint(str(cause.key), keys)}"
+    added = re.search(r"To append to your config use (\+.+)", str(error))  # the override as it was, with a plus
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and added:
+        return f"{cause.full_key}: a new key of a map is set with a leading plus, as in '{added[1]}'"
     if unset := re.search(r"Environment variable '(\w+)' not found", str(error)):
         key = getattr(cause, "full_key", None)
         return f"the environment variable {unset[1]} is not set" + (f"; {key} needs it" if key else "")

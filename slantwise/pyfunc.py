@@ -37,7 +37,7 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
             raise ScoringError(f"column 'text' is missing; the input has {', '.join(map(str, model_input)) or 'none'}")
         articles = [
             Article(
-                id=_string(columns, "id", i) or str(i),
+                id=_id(columns, i),
                 text=_text(columns["text"][i], i),
                 title=_string(columns, "title", i),
                 source=_string(columns, "source", i),
@@ -51,6 +51,13 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
 def _string(columns: Mapping[str, Sequence[Any]], name: str, row: int) -> str | None:
     value = columns[name][row] if name in columns else None
     return value if isinstance(value, str) and value else None
+
+
+def _id(columns: Mapping[str, Sequence[Any]], row: int) -> str:
+    """The row's id as text, whatever its type, or its number from 1: as `slantwise score` has it."""
+    value = columns["id"][row] if "id" in columns else None
+    missing = value is None or value != value or not str(value).strip()
+    return str(row + 1) if missing else str(value)
 
 
 def _text(value: Any, row: int) -> str:

@@ -171,9 +171,9 @@ def _score_chunk(
     for row in chunk:
         counts.rows += 1
         bad = row if isinstance(row, BadRow) else None
-        id_ = str(counts.rows)
+        id_: str | None = None  # a row that cannot be read has none
         if isinstance(row, Row):
-            id_ = _id(row, config, id_)
+            id_ = _id(row, config, str(counts.rows))
             try:
                 own = _targets(row, config)
                 article = _article(row, id_, config)
@@ -184,7 +184,9 @@ def _score_chunk(
                 targets.append(own)
         if bad is not None:
             counts.rejected += 1
-            quarantine.write(json.dumps(vars(bad), ensure_ascii=False, default=str) + "\n")
+            quarantine.write(
+                json.dumps({"row": counts.rows, "id": id_} | vars(bad), ensure_ascii=False, default=str) + "\n"
+            )
         results.append((id_, None if bad is None else bad.reason))
     scored = iter(model.predict(articles, targets))
     empty = {task.name: None for task in model.tasks}

@@ -137,7 +137,7 @@ def test_a_missing_column(command: Command, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("id,body,topic\n1,Goal,sport\n")
     else:
         write(tmp_path / name, [{"id": "1", "body": "Goal", "topic": "sport"}])
-    bad(command(*train(name)), name, "no column 'text'", "'body'")
+    bad(command(*train(name)), name, "no column 'text'", "'body'", "set corpus.columns.text=")
 
 
 def test_an_unknown_label(command: Command, tmp_path: Path) -> None:

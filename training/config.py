@@ -11,6 +11,7 @@ from omegaconf import MISSING
 from data import schemas
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, TaskConfig
 from evaluation.judge import EvaluationConfig
+from slantwise.errors import ConfigurationError
 from training.decisions import DecisionConfig
 from training.linear import LinearConfig
 
@@ -41,6 +42,11 @@ class TrainConfig:
     run_dir: str = MISSING  # a new folder that will hold everything about the run
     shortcuts: bool = True  # probe how far source, target, furniture or length alone tell the label
     shuffle_train_labels: bool = False  # a test of the whole chain: with it, test scores must fall to chance
+
+    def __post_init__(self) -> None:
+        target = str(getattr(self.classifier, "_target_", ""))
+        if not target.startswith("training.") or target.count(".") != 2:
+            raise ConfigurationError(f"classifier._target_={target}; expected training.<module>.<function>")
 
 
 def register() -> None:

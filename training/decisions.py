@@ -41,7 +41,8 @@ class DecisionConfig:
 def held_out_probabilities(
     fit: Callable[[LabelledExamples, LabelledExamples], FloatArray], labelled: LabelledExamples, folds: int, seed: int
 ) -> FloatArray:
-    """Probabilities (n, n_labels) of every example by a classifier that did not see it, groups kept together.
+    """Probabilities (n, n_labels) of every example by a classifier that did not see it; articles, or the corpus's
+    groups, are kept together.
 
     `fit(rest, part)` gives the probabilities of `part` by a classifier fitted on `rest`. On a small corpus this is far
     steadier than one validation split, at the price of `folds` more fits.
@@ -81,14 +82,20 @@ def fit_decision(
 
 
 def _temperature(probabilities: FloatArray, gold: npt.NDArray[np.generic]) -> float:
-    """The temperature of Guo et al. (2017), between 1/20 and 20."""
+    """The temperature of Guo et al. (2017), between 1/20 and 20.
+
+    The wanted probabilities are smoothed as Platt (1999) smooths his: with n examples the label gets 1 - 1/(n + 2) and
+    the others share the rest, so that a handful of right answers does not make every probability 1.
+    """
+    n, n_labels = probabilities.shape
     logs = np.log(np.clip(probabilities.astype(np.float64), TINY, 1))
-    rows = np.arange(len(gold))
+    wanted = np.full((n, n_labels), 1 / ((n + 2) * n_labels))
+    wanted[np.arange(n), gold] += 1 - 1 / (n + 2)
 
     def loss(log_temperature: float) -> float:
         scores = logs / np.exp(log_temperature)
         scores -= scores.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[rows, gold]))
+        return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - (wanted * scores).sum(axis=1)))
 
     found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded")
     return float(np.exp(found.x))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -43,12 +44,14 @@ from evaluation.tables import format_estimate, metrics_table
 from slantwise.cleaning import Cleaner
 from slantwise.command import Progress, run, to_object
 from slantwise.decision import Decision
-from slantwise.errors import ConfigurationError, TrackingError
+from slantwise.errors import ConfigurationError, CorpusError, TrackingError
 from slantwise.model import Head, Model
 from training import config as schemas
 from training import tracking
 from training.config import TrainConfig
 from training.decisions import fit_decision, held_out_probabilities
+
+FEW_EXAMPLES = 30  # below this, a percentile bootstrap says more than the data do
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def main() -> None:
 def _job(config: Any) -> None:
     from omegaconf import OmegaConf
 
-    train(to_object(config, TrainConfig), OmegaConf.to_yaml(config, resolve=True), Progress())
+    train(to_object(config, TrainConfig), tracking.redact(OmegaConf.to_yaml(config, resolve=True)), Progress())
 
 
 def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
@@ -89,8 +92,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     Raises a SlantwiseError, with nothing written, where the configuration or the corpus is at fault.
     """
     directory = Path(config.run_dir)
-    if directory.exists():
-        raise ConfigurationError(f"run_dir={directory} exists; expected a new folder")
+    _check_new_folder(directory)
     started = time.time()
     progress.say(f"train {config.task.name} on {config.corpus.name}")
     with progress.step("read the corpus"):
@@ -109,7 +111,7 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     with progress.step("split") as notes:
         splits, clusters = split_corpus(clean, config.split)
         notes.append(_split_counts(splits))
-    warnings = _leak_warnings(splits)
+    warnings = [*_leak_warnings(splits), *_size_warnings(clean, splits)]
     for warning in warnings:
         progress.warn(warning)
     parts = []
@@ -159,7 +161,16 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
         Model({task.name: replace(head, provenance=provenance)}).save(directory / "model")
         folds = [compute(part.test, headline) for part in parts] if len(parts) > 1 else []
         record = _record(
-            config, corpus, clean, splits, metrics, validation_metrics, headline, folds, time.time() - started
+            config,
+            corpus,
+            clean,
+            splits,
+            metrics,
+            validation_metrics,
+            headline,
+            folds,
+            parts[0].chosen,
+            time.time() - started,
         )
         record["shortcuts"] = list(shortcuts.figures)
         (directory / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -278,6 +289,30 @@ def _split_counts(splits: Sequence[Split]) -> str:
     return ", ".join(f"{counts[0][name]:,} {name}" for name in names) + folds
 
 
+def _check_new_folder(directory: Path) -> None:
+    """Before hours of work: the run directory must be new and its place writable. Raises ConfigurationError."""
+    if directory.exists():
+        raise ConfigurationError(f"run_dir={directory} exists; expected a new folder")
+    parent = next(path for path in directory.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigurationError(f"run_dir={directory}: {parent} is no folder that can be written to")
+
+
+def _size_warnings(clean: CleanCorpus, splits: Sequence[Split]) -> list[str]:
+    """What is too small to be judged; raises CorpusError where there is nothing to learn."""
+    warnings = []
+    for split in splits:
+        train = label_shares(clean.examples(split.rows("train")))
+        if clean.task.kind == "multiclass" and sum(share > 0 for share in train.values()) < 2:
+            raise CorpusError("all training examples carry one label; a classifier needs two or more")
+    for name in ("validation", "test"):
+        n = min(len(clean.examples(split.rows(name))) for split in splits)
+        if n < FEW_EXAMPLES:
+            use = "the decision fitted on it is rough" if name == "validation" else "intervals of so few are too narrow"
+            warnings.append(f"the {name} split has {n} examples: {use} (expected {FEW_EXAMPLES} or more)")
+    return warnings
+
+
 def _leak_warnings(splits: Sequence[Split]) -> list[str]:
     straddling = sum(split.straddling for split in splits)
     if not straddling:
@@ -318,7 +353,7 @@ def _write_split(clean: CleanCorpus, splits: Sequence[Split], clusters: npt.NDAr
 def _record(
     config: TrainConfig, corpus: Corpus, clean: CleanCorpus, splits: Sequence[Split],
     metrics: Mapping[str, Estimate], validation: Mapping[str, Estimate], headline: Sequence[str],
-    folds: Sequence[Mapping[str, float]], seconds: float,
+    folds: Sequence[Mapping[str, float]], chosen: Mapping[str, Any], seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What MLflow is told of the run; plain JSON."""
     classifier = {k: v for k, v in vars(config.classifier).items() if k != "_target_"}
@@ -333,8 +368,11 @@ def _record(
         "group_by": ",".join(config.split.group_by) or "none",
         "classifier": config.classifier._target_,
         **{f"classifier.{k}": str(v) for k, v in classifier.items()},
-        "decision.calibrate": config.decision.calibrate,
-        "decision.thresholds": config.decision.thresholds,
+        **{f"decision.{k}": str(v) for k, v in vars(config.decision).items()},
+        "split.test": config.split.test,
+        "split.near_duplicates": config.split.near_duplicates,
+        **{f"n_{name}": len(clean.examples(splits[0].rows(name))) for name in ("train", "validation", "test")},
+        **{f"chosen.{k}": str(v) for k, v in chosen.items() if not isinstance(v, Mapping)},
     }
     return {
         "name": config.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ MAX_TAG = 5000
 def environment_tags(command: list[str]) -> dict[str, str]:
     """Commit (and whether the tree differs from it), command line, library versions and machine."""
     tags = {
-        "command": " ".join(command)[:MAX_TAG],
+        "command": redact(" ".join(command))[:MAX_TAG],
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {platform.system()}",
         **{name: version(name) for name in LIBRARIES},
@@ -43,6 +44,11 @@ def environment_tags(command: list[str]) -> dict[str, str]:
     if commit is not None:
         tags |= {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
     return tags
+
+
+def redact(text: str) -> str:
+    """The text with the user names and passwords of its URLs taken out."""
+    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
 
 
 def _git(*arguments: str) -> str | None:
@@ -81,8 +87,8 @@ def publish(directory: Path, config: TrackingConfig) -> str:
             log_model(directory / "model")
         run_id = str(active.info.run_id)
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"MLflow at {config.uri} cannot be used: {_first_line(error)}") from error
-    (directory / MARKER).write_text(json.dumps({"run_id": run_id, "uri": config.uri}) + "\n")
+        raise TrackingError(redact(f"MLflow at {config.uri} cannot be used: {_first_line(error)}")) from error
+    (directory / MARKER).write_text(json.dumps({"run_id": run_id, "uri": redact(config.uri)}) + "\n")
     return run_id
 
 
@@ -129,19 +135,24 @@ def _dataset(data: Mapping[str, Any]) -> Any:
 
 
 def _flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """Test metrics by their names, their intervals as <name>_low and <name>_high, validation_<name>, seconds.
+    """What is compared between runs: headline metrics with their intervals as test_<name>_low and _high, label F1,
+    validation and fold figures, shortcuts, seconds. All others are in the artifact metrics.json.
 
     MLflow's names take no brackets, "@" or "="; an undefined metric is left out.
     """
     flat: dict[str, float] = {"seconds": record["seconds"]}
     for prefix, metrics in (("test_", record["metrics"]), ("validation_", record["validation_metrics"])):
         for name, m in metrics.items():
-            bounds = (("", m["value"]), ("_low", m["low"]), ("_high", m["high"]))
             key = "".join(c if c.isalnum() or c in "_-./ " else "_" for c in prefix + name)
-            flat |= {key + ending: value for ending, value in bounds if value is not None}
+            bounds = {"": m["value"]}
+            if prefix == "test_" and name in record["headline"]:
+                bounds |= {"_low": m["low"], "_high": m["high"]}
+            elif prefix == "test_" and not name.startswith("f1/"):
+                continue
+            flat |= {key + ending: value for ending, value in bounds.items() if value is not None}
     for probe in record.get("shortcuts", ()):
         if probe["estimate"]["value"] is not None:
-            flat[f"shortcut_{probe['name']}"] = probe["estimate"]["value"]
+            flat[f"shortcut_{probe['name']}_{probe['metric']}".replace("@", "_")] = probe["estimate"]["value"]
     for number, fold in enumerate(record["folds"], start=1):
         flat |= {f"fold_{number}_{name}": value for name, value in fold.items() if value == value}
     return flat
@@ -171,7 +182,7 @@ def _job(config: Any) -> None:
     load(Path(chosen.run_dir))  # a damaged model is not published
     with progress.step(f"publish {chosen.run_dir}"):
         run_id = publish(Path(chosen.run_dir), chosen.tracking)
-    progress.say(f"MLflow run {run_id} at {chosen.tracking.uri}")
+    progress.say(redact(f"MLflow run {run_id} at {chosen.tracking.uri}"))
 
 
 if __name__ == "__main__":

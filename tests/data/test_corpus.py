@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
 from data.corpus import SCHEMA, Corpus, fold_text, load_corpus, write_quarantine
@@ -242,11 +244,21 @@ def test_a_missing_id_column_comes_with_the_way_out(tmp_path: Path) -> None:
         load(tmp_path, write(tmp_path, "text,topic\na,art\n"), topic=TOPIC)
 
 
+def test_a_missing_text_column_comes_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no column 'text' \(text\).*; set corpus\.columns\.text=…"):
+        load(tmp_path, write(tmp_path, "id,body,topic\n1,a,art\n"), topic=TOPIC)
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
-def test_a_wrong_separator_is_asked_about(tmp_path: Path, separator: str) -> None:
+def test_a_wrong_separator_comes_with_the_argument_that_names_the_right_one(tmp_path: Path, separator: str) -> None:
     name = write(tmp_path, "id,text,topic\n1,a,art\n".replace(",", separator))
-    with pytest.raises(CorpusError, match=r"is corpus\.files\.separator right\?"):
+    with pytest.raises(CorpusError, match="name the separator, as in") as caught:
         load(tmp_path, name, topic=TOPIC)
+    advice = str(caught.value).split("name the separator, as in ")[1].removesuffix(" in place of corpus.path")
+    argument = subprocess.run(["bash", "-c", f"printf %s {advice}"], capture_output=True, text=True, check=True).stdout
+    override = OverridesParser.create().parse_override(argument)
+    assert override.key_or_group == "corpus.files"
+    assert override.value() == [{"path": name, "separator": separator}]
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,10 @@ def test_with_multirun_a_mistake_does_not_stop_the_other_jobs(
         ("split.kind=foo", r"split\.kind: Invalid value 'foo', expected one of \[given, .*\]"),
         ("split.seed=null", r"split\.seed: field 'split\.seed' is not Optional"),
         ("corpus.files=3", r"corpus\.files: Invalid value assigned: int is not a .*list.*"),
+        (
+            "corpus.topic.map={Foo: bar}",
+            r"corpus\.topic\.map\.Foo: .* leading plus, as in '\+corpus\.topic\.map=\{Foo: bar\}'",
+        ),
         ("corpus", r"cannot read 'corpus'; expected key=value, .*"),
         ("corpus.path=a (1).jsonl", r"cannot read 'corpus\.path=a \(1\)\.jsonl'; .* quotes .*"),
         ("split=kfold,given", r"Ambiguous value for argument 'split=kfold,given' .*add --multirun.*"),

@@ -133,7 +133,7 @@ def test_it_gives_the_rows_of_the_model(cases: dict[str, Any], expected: list[di
 
 @pytest.mark.parametrize("case", ["text only", "other index", "other columns"])
 def test_only_text_is_needed(cases: dict[str, Any], model: Model, case: str) -> None:
-    assert cases[case] == model.predict([Article("0", "Goal"), Article("1", "Frost")])
+    assert cases[case] == model.predict([Article("1", "Goal"), Article("2", "Frost")])
 
 
 def test_no_rows_in_no_rows_out(cases: dict[str, Any]) -> None:
@@ -172,7 +172,14 @@ def test_a_null_or_nan_means_none(model: Model, none: float | None) -> None:
     scoring = ScoringModel()
     scoring.model = model
     table = pd.DataFrame({column: ["Goal" if column == "text" else none] for column in ROWS[0]}, dtype=object)
-    assert scoring.predict(None, table) == model.predict([Article("0", "Goal")])
+    assert scoring.predict(None, table) == model.predict([Article("1", "Goal")])
+
+
+def test_ids_that_are_numbers_come_out_as_text(model: Model) -> None:
+    scoring = ScoringModel()
+    scoring.model = model
+    rows = scoring.predict(None, pd.DataFrame({"id": [5, 6], "text": ["Goal", "Frost"]}))
+    assert [row["id"] for row in rows] == ["5", "6"]
 
 
 def test_without_mlflow_s_checks_a_missing_column_is_named_too(model: Model) -> None:

@@ -33,6 +33,13 @@ def test_temperature_recovers_the_factor_by_which_scores_were_inflated() -> None
     assert 1 / decision.slopes[0] == pytest.approx(4.0, rel=0.15)
 
 
+def test_a_handful_of_right_answers_does_not_make_the_model_certain() -> None:
+    probabilities = np.full((6, 3), 0.3, np.float32)
+    probabilities[np.arange(6), np.arange(6) % 3] = 0.4
+    decision = fit_decision(TOPIC, probabilities, np.arange(6) % 3, DecisionConfig(), "macro_f1")
+    assert decision.calibrate(probabilities, TOPIC).max() < 0.95
+
+
 def test_temperature_changes_no_label() -> None:
     probabilities, gold = overconfident_topics()
     decision = fit_decision(TOPIC, probabilities, gold, DecisionConfig(), "macro_f1")

@@ -24,6 +24,7 @@ from training.decisions import DecisionConfig
 from training.linear import LinearConfig
 from training.run import train
 
+AWAY = TrackingConfig(enabled=False)
 FAST = {"C": [1.0], "char_ngrams": [0, 0]}
 
 
@@ -139,6 +140,38 @@ def test_labels_shuffled_in_train_give_chance_level_test_scores(tmp_path: Path) 
     assert honest.metrics["accuracy"].low > 0.45
     assert shuffled.metrics["accuracy"].value < 0.2  # 17 topics, the largest 9 %
     assert shuffled.metrics["mcc"].low < 0.05
+
+
+def test_what_validation_chose_and_how_much_there_was_are_parameters(tmp_path: Path, tiny_path: Path) -> None:
+    result = run(make_config(tmp_path, tiny_path, tracking=AWAY))
+    parameters = json.loads((result.directory / "run.json").read_text())["parameters"]
+    assert parameters["chosen.C"] == "1.0"
+    assert parameters["n_train"] + parameters["n_validation"] + parameters["n_test"] == 72
+
+
+def test_a_test_split_of_a_few_examples_is_warned_of_where_its_figures_are_read(
+    tmp_path: Path, tiny_path: Path
+) -> None:
+    result = run(make_config(tmp_path, tiny_path, tracking=AWAY))
+    assert "the test split has" in (result.directory / "report.html").read_text()
+
+
+def test_train_with_one_label_is_refused(tmp_path: Path, tiny_rows: list[Any], write_jsonl: Any) -> None:
+    path = write_jsonl([{**row, "topic": "health"} for row in tiny_rows], "one.jsonl")
+    with pytest.raises(CorpusError, match="one label"):
+        run(make_config(tmp_path, path, tracking=AWAY))
+    assert not (tmp_path / "run").exists()
+
+
+def test_credentials_in_a_tracking_uri_reach_no_file_of_the_run(
+    tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = "http://bob:hunter2@127.0.0.1:9"
+    monkeypatch.setattr("sys.argv", ["slantwise train", f"tracking.uri={uri}"])
+    config = make_config(tmp_path, tiny_path, tracking=TrackingConfig(uri=uri))
+    directory = train(config, tracking.redact(f"uri: {uri}\n"), Progress(quiet=True)).directory
+    assert not [p for p in directory.rglob("*") if p.is_file() and b"hunter2" in p.read_bytes()]
 
 
 def test_a_used_run_directory_is_refused_and_left_as_it_was(tmp_path: Path, tiny_path: Path) -> None:
