@@ -26,6 +26,7 @@ from training.export import export
 from training.run import RunResult, train
 
 TASKS = ("topic", "framing", "stance")
+STORE = "sqlite:///mlruns/mlflow.db"
 SEED = CHECKOUT / "seeds" / "000_c69c3c6dcd667f41.txt"
 
 
@@ -51,9 +52,10 @@ def _train(task: str) -> RunResult:
     """What `slantwise train task=<task> corpus=sample` does."""
     name = f"demo-{task}"
     with initialize_config_dir(version_base="1.3", config_dir=str(CHECKOUT / "configs")):
-        config = compose(
-            "train", overrides=[f"task={task}", "corpus=sample", f"name={name}", f"run_dir=runs/{name}-{unique_name()}"]
-        )
+        run_dir = f"runs/{name}-{unique_name()}"
+        # the local store even where the environment names a server: a demo has no business there
+        choices = [f"task={task}", "corpus=sample", f"name={name}", f"run_dir={run_dir}", f"tracking.uri={STORE}"]
+        config = compose("train", overrides=choices)
     return train(to_object(config, TrainConfig), OmegaConf.to_yaml(config, resolve=True), Progress())
 
 
@@ -106,9 +108,7 @@ def _print_seed(console: Console, model: Model) -> None:
 def _print_commands(console: Console, runs: dict[str, RunResult], output: Path) -> None:
     python = Path(".venv/bin")
     commands: dict[str, Any] = {
-        "Compare the runs in MLflow (http://127.0.0.1:5000)": [
-            f"{python}/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"
-        ],
+        "Compare the runs in MLflow (http://127.0.0.1:5000)": [f"{python}/mlflow ui --backend-store-uri {STORE}"],
         "Read the reports": [str(result.directory / "report.html") for result in runs.values()],
         "Score articles of your own": [
             f"{python}/slantwise score model={output} input=mine.jsonl output=scores.jsonl",
