@@ -21,10 +21,9 @@ from tests.golden.remake import GOLDEN, figures
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
     folder = tmp_path_factory.mktemp("demo")
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "slantwise", "demo"],
-        cwd=folder, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "140", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-    )  # fmt: skip
+    environment = {**os.environ, "COLUMNS": "140", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "slantwise", "demo"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=environment)
     return folder, done.stdout, time.perf_counter() - start
 
 
