@@ -5,7 +5,6 @@ Every function returns JSON-ready values. Shares are of 1; lengths are in words 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.corpus import Corpus, fold_text
+from data.corpus import Corpus, fold_text, text_digest
 from data.examples import LabelledExamples
 from data.prepare import CleanCorpus
 from data.splitting import TEST, TRAIN, VALIDATION, Split
@@ -56,7 +55,6 @@ def audit(
     """
     labelled = clean.examples(range(len(clean)))
     articles, numbers = article_numbers(clean), text_numbers(clean.bodies)
-    targets = [example.target for example in labelled.examples]
     return {
         "counts": corpus_counts(corpus, clean, labelled),
         "quarantine": quarantine_reasons(corpus.quarantine),
@@ -66,7 +64,7 @@ def audit(
         "cooccurrence": label_cooccurrence(labelled),
         "agreement": corpus.agreement.get(clean.task.name),
         "sources": values_by_label(labelled, labelled.sources),
-        "targets": values_by_label(labelled, targets) if clean.task.has_target else None,
+        "targets": values_by_label(labelled, labelled.targets) if clean.task.has_target else None,
         "duplicates": duplicates(clean, numbers, clusters, splits),
         "conflicts": conflicts(clean, numbers, labelled, articles),
         "splits": split_counts(clean, splits),
@@ -77,8 +75,7 @@ def audit(
 
 def article_numbers(clean: CleanCorpus) -> Index:
     """The number of the article of each example, int64 (n_examples,)."""
-    counts = [len(row["stance"]) if clean.task.has_target else 1 for row in clean.rows]
-    return np.repeat(np.arange(len(clean)), counts)
+    return np.repeat(np.arange(len(clean)), clean.example_counts)
 
 
 # --- Counts -----------------------------------------------------------------------------------------------------------
@@ -116,7 +113,7 @@ def _example(bad: BadRow) -> str:
     return excerpt(str(replace(bad, file=Path(bad.file).name)))
 
 
-def lengths(texts: Sequence[str]) -> dict[str, Any]:
+def lengths(texts: Iterable[str]) -> dict[str, Any]:
     """min, median, mean, p95 and max in words, and `bins` [{low, high, n}], low <= words < high."""
     n = np.array([len(text.split()) for text in texts])
     steps = np.floor(LENGTH_STEPS * np.log2(np.maximum(n, 1))).astype(int)
@@ -146,7 +143,8 @@ def languages(clean: CleanCorpus) -> dict[str, Any]:
     checked     articles that were looked at: taken at even steps among those of ten words or more
     differing   of these, how many declare another language than was found
     """
-    declared = Counter(row["language"] for row in clean.rows if row["language"])
+    said = clean.column("language")
+    declared = Counter(filter(None, said))
     figures: dict[str, Any] = {"declared": _counted(declared), "found": None, "checked": 0, "differing": 0}
     try:
         import py3langid
@@ -155,11 +153,9 @@ def languages(clean: CleanCorpus) -> dict[str, Any]:
     long_enough = [i for i, text in enumerate(clean.texts) if len(text.split()) >= LANGUAGE_LEAST_WORDS]
     found: Counter[str] = Counter()
     for i in long_enough[:: max(1, -(-len(long_enough) // LANGUAGE_SAMPLE))]:
-        row = clean.rows[i]
         language = str(py3langid.classify(clean.texts[i][:LANGUAGE_CHARACTERS])[0])
         found[language] += 1
-        said = str(row["language"] or "").lower()
-        figures["differing"] += bool(said) and said.split("-")[0] != language
+        figures["differing"] += bool(said[i]) and said[i].lower().split("-")[0] != language
     return figures | {"found": _counted(found), "checked": found.total(), "reason": None}
 
 
@@ -254,16 +250,16 @@ def duplicates(clean: CleanCorpus, numbers: Index, clusters: Index, splits: Sequ
 def text_numbers(texts: Iterable[str]) -> Index:
     """A number for each text, int64 (n,), the same for texts that are equal but for case and punctuation."""
     numbers: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(fold_text(text).encode("utf-8", "replace"), digest_size=16).digest() for text in texts)
-    return np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], dtype=np.int64)
+    return np.array([numbers.setdefault(text_digest(text), len(numbers)) for text in texts], dtype=np.int64)
 
 
 def _members(clusters: Index) -> dict[int, list[int]]:
     """Cluster number -> its articles, of clusters of two or more."""
     members: dict[int, list[int]] = defaultdict(list)
-    for i, number in enumerate(clusters.tolist()):
+    repeated = np.flatnonzero(np.bincount(clusters)[clusters] > 1)
+    for i, number in zip(repeated.tolist(), clusters[repeated].tolist(), strict=True):
         members[number].append(i)
-    return {number: rows for number, rows in members.items() if len(rows) > 1}
+    return members
 
 
 def _cluster_counts(members: Mapping[int, Sequence[int]]) -> dict[str, int]:
@@ -296,11 +292,12 @@ def conflicts(clean: CleanCorpus, numbers: Index, labelled: LabelledExamples, ar
     repeats: examples whose text and target stand in an earlier example; texts: distinct ones with a conflict;
     examples: those that carry them; shown: [{excerpt, target, labels, ids}], label (or label set) to examples.
     """
-    seen: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for i, example in enumerate(labelled.examples):
-        seen[int(numbers[articles[i]]), fold_text(example.target or "")].append(i)
+    number: dict[tuple[int, str], int] = {}  # of each distinct text and target
+    pairs = zip(numbers[articles].tolist(), map(fold_text, labelled.targets), strict=True)
+    codes = np.array([number.setdefault(pair, len(number)) for pair in pairs], dtype=np.int64)
+    repeated = _members(codes)
     matrix = indicator(labelled)
-    found = [rows for rows in seen.values() if len(rows) > 1 and len(np.unique(matrix[rows], axis=0)) > 1]
+    found = [rows for rows in repeated.values() if len(np.unique(matrix[rows], axis=0)) > 1]
     found.sort(key=len, reverse=True)
 
     def label_set(i: int) -> str:
@@ -316,7 +313,7 @@ def conflicts(clean: CleanCorpus, numbers: Index, labelled: LabelledExamples, ar
         for rows in found[:MOST_SHOWN]
     ]
     return {
-        "repeats": sum(len(rows) - 1 for rows in seen.values()),
+        "repeats": len(codes) - len(number),
         "texts": len(found),
         "examples": sum(map(len, found)),
         "shown": shown,
@@ -391,11 +388,11 @@ def _shareable(
     """Kind of value -> the value of each example, folded."""
     columns: dict[str, list[str | None]] = {}
     if clean.task.has_target:
-        folded = [fold_text(example.target or "") for example in labelled.examples]
+        folded = [fold_text(target) for target in labelled.targets]
         columns["target"] = [*folded]
         columns["text and target"] = [f"{numbers[i]} {target}" for i, target in zip(articles, folded, strict=True)]
     for name in ("title", "source", "group"):
-        of_article = [fold_text(row[name]) if row[name] else None for row in clean.rows]
+        of_article = [fold_text(value) if value else None for value in clean.column(name)]
         columns[name] = [of_article[i] for i in articles]
     return columns
 
@@ -427,21 +424,22 @@ def cleaning(clean: CleanCorpus, removed: Sequence[Sequence[Removed]]) -> dict[s
     """
     lines, holding, example = Counter[str](), Counter[str](), dict[str, str]()
     of_source: dict[str | None, Counter[str]] = defaultdict(Counter)
-    articles_of: Counter[str | None] = Counter()
+    sources = clean.column("source")
+    largest = [source for source, _ in Counter(sources).most_common(MOST_SHOWN)]
     words = 0
-    for row, page in zip(clean.rows, removed, strict=True):
-        articles_of[row["source"]] += 1
+    for source, page in zip(sources, removed, strict=True):
         lines.update(line.reason for line in page)
         holding.update({line.reason for line in page})
         words += sum(len(line.text.split()) for line in page)
         for line in page:
             example.setdefault(line.reason, excerpt(line.text))
-        of_source[row["source"]].update({re.sub(r"\d+", "0", line.text) for line in page if line.reason != "title"})
+        if source in largest:
+            of_source[source].update({re.sub(r"\d+", "0", line.text) for line in page if line.reason != "title"})
     kept = sum(len(text.split()) for text in clean.bodies)
     recurring = [
         {"source": source, "lines": [{"text": excerpt(text), "n": n} for text, n in top]}
-        for source, _ in articles_of.most_common(MOST_SHOWN)
-        if (top := [(text, n) for text, n in of_source[source].most_common(MOST_LINES) if n > 1])
+        for source in largest
+        if (top := [(text, n) for text, n in _counted(of_source[source]).items() if n > 1][:MOST_LINES])
     ]
     return {
         "articles": sum(bool(page) for page in removed),

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
+from typing import Any
 
 from slantwise.errors import ConfigurationError
 from slantwise.rows import Layout
@@ -59,17 +60,20 @@ class JoinConfig(Layout):
 class ColumnsConfig:
     """Which column of the files holds which field of the article; null where there is none.
 
-    A key inside an object is a column too: `source.name` is the name in {"source": {"name": ...}}.
+    A key inside an object is a column too: `source.name` is the name in {"source": {"name": ...}}. So is a key of all
+    objects of a list: `tags.name` is the list of their names.
     """
 
     id: str | None = "id"  # null: ids are made from the file's name and the row's number
-    text: str = "text"
-    append: list[str] = field(default_factory=list)  # columns whose text follows `text`, blank lines between
+    text: str = "text"  # a text, or a list of texts
+    append: list[str] = field(default_factory=list)  # columns whose text follows `text`
+    between: str = "\n\n"  # what stands between the texts of these columns and of a list
     fallback: str | None = None  # the column that holds the text where all of these are empty
     title: str | None = "title"
     author: str | None = "author"
     source: str | None = "source"
     published: str | None = "published"
+    date_format: str | None = None  # how `published` is written, such as "%d.%m.%Y"; "unix": seconds since 1970
     language: str | None = "language"
     split: str | None = "split"
     group: str | None = "group"  # articles with one value stay in one split and are resampled together
@@ -79,14 +83,16 @@ class ColumnsConfig:
 class LabelsConfig:
     """Where a task's labels stand and what their values mean."""
 
-    columns: list[str] = field(default_factory=list)  # several columns, or one that holds a list, for multilabel
+    # Several columns, or one that holds a list, for multilabel; for stance a column for each target, named as it is.
+    columns: list[str] = field(default_factory=list)
     separator: str | None = None  # splits a cell that holds several labels
-    indicators: bool = False  # each of `columns` is one label, 1 where it holds and 0 where it does not
+    indicators: bool = False  # each of `columns` is one label: 1, true, yes or x where it holds, 0, false or no if not
     largest: bool = False  # each of `columns` is one label's share; the largest is the label, ties are set aside
     # Columns with one annotator's label each (or one with a list of them): their agreement is reported, and without
     # `columns` the label that most of them gave is the label; rows without such a one (a tie) are set aside.
     annotators: list[str] = field(default_factory=list)
-    map: dict[str, str] = field(default_factory=dict)  # value in the file (or column, see above) -> label
+    soft: bool = False  # training learns from the shares of the labels (`largest`, `annotators`), not from one label
+    map: dict[Any, str] = field(default_factory=dict)  # value in the file (or column, see above) -> label
     missing: list[str] = field(default_factory=list)  # values that mean "no label here"
     drop: list[str] = field(default_factory=list)  # values whose rows are set aside on purpose
     labels: list[str] = field(default_factory=list)  # the ordered label set; empty: the task's standard one
@@ -137,7 +143,7 @@ class CorpusConfig:
     stance: LabelsConfig = field(default_factory=LabelsConfig)
     where: dict[str, list[str]] = field(default_factory=dict)  # column: values; all other rows are set aside
     where_not: dict[str, list[str]] = field(default_factory=dict)  # column: values whose rows are set aside
-    splits: dict[str, str] = field(default_factory=dict)  # value of the split column -> train, validation or test
+    splits: dict[Any, str] = field(default_factory=dict)  # value of the split column -> train, validation or test
     drop_empty_text: bool = False  # rows without text are set aside; otherwise they are errors
     merge_rows: bool = False  # rows with one id are one article with several stances or labels
     # The texts are HTML pages: the main text is extracted (trafilatura), and the title, author and date of publication

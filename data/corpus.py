@@ -9,20 +9,32 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
+from data.columns import POOL
 from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
-from data.labels import SPLIT_NAMES, LabelError, LabelReader, krippendorff_alpha, label_configs, make_task, value_key
+from data.labels import (
+    SPLIT_NAMES,
+    LabelError,
+    LabelReader,
+    iso_date,
+    joined_votes,
+    krippendorff_alpha,
+    label_configs,
+    make_task,
+    value_key,
+)
 from data.readers import read_corpus_rows
 from slantwise.article import Article
 from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
-from slantwise.rows import ENDINGS, BadRow, Format, Row
-from slantwise.task import Task
+from slantwise.rows import ENDINGS, BadRow, Format, Row, flat, plain_ending
+from slantwise.task import TASK_NAMES, Task
 
 SCHEMA = pa.schema(
     {
@@ -40,11 +52,14 @@ SCHEMA = pa.schema(
         "stance": pa.list_(
             pa.struct({"target": pa.string(), "stance": pa.string(), "start": pa.int64(), "end": pa.int64()})
         ),
+        # for each entry of `stance`, or for the article itself, the shares of the task's labels (LabelsConfig.soft)
+        **{f"{task}_shares": pa.list_(pa.list_(pa.float32())) for task in TASK_NAMES},
     }
 )
 RAGGED = (Format.jsonl, Format.json, Format.sgml)  # rows of such a file need not have the same columns
 OPTIONAL = ("title", "author", "source", "published", "language", "group")
-SHOWN_ERRORS = 50
+SHOWN_ERRORS, SHOWN_COLUMNS = 50, 40
+ROWS_OF_A_BATCH = 1024  # articles that are kept as Python objects while the table grows
 
 
 class Agreement(TypedDict):
@@ -82,8 +97,13 @@ class Corpus:
 
     def articles(self) -> Iterator[Article]:
         names = [f.name for f in fields(Article)]
-        for row in self.table.select(names).to_pylist():
-            yield Article(**row)
+        for batch in self.table.select(names).to_batches(max_chunksize=ROWS_OF_A_BATCH):
+            for row in batch.to_pylist():
+                yield Article(**row)
+
+    def without_texts(self) -> Corpus:
+        """The same without the column `text`: for who keeps a large corpus after it has been cleaned."""
+        return replace(self, table=self.table.drop_columns(["text"]))
 
     def counts(self) -> str:
         """One line whose numbers add up: rows read = articles + merged + quarantined."""
@@ -160,7 +180,8 @@ def _key(file: str, values: Mapping[str, Any], names: list[str]) -> tuple[str, .
 
 
 def _names(values: Mapping[str, Any]) -> str:
-    return ", ".join(map(repr, values)) or "none"
+    shown = ", ".join(map(repr, list(values)[:SHOWN_COLUMNS])) or "none"
+    return f"{shown} … ({len(values)} columns)" if len(values) > SHOWN_COLUMNS else shown
 
 
 def _listing(name: str, bad: list[BadRow], advice: str) -> str:
@@ -175,15 +196,22 @@ def _listing(name: str, bad: list[BadRow], advice: str) -> str:
 
 @dataclass
 class _Builder:
-    """Collects articles and bad rows over the files of one corpus."""
+    """Collects articles and bad rows over the files of one corpus.
+
+    Articles go into the Arrow table a batch at a time; only where rows are merged does each wait for the last row.
+    """
 
     config: CorpusConfig
     readers: Mapping[str, LabelReader]
     joins: list[_Join]
-    articles: dict[str, dict[str, Any]] = field(default_factory=dict)
-    first_line: dict[str, str] = field(default_factory=dict)
+    waiting: list[dict[str, Any]] = field(default_factory=list)  # the articles that are not in `batches` yet
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)  # of the articles in `batches`
+    numbers: dict[str, int] = field(default_factory=dict)  # of the articles, by id
+    places: list[tuple[str, int]] = field(default_factory=list)  # file and line of the articles
     bad: list[BadRow] = field(default_factory=list)
     ratings: dict[str, list[list[str]]] = field(default_factory=lambda: defaultdict(list))
+    further_rows: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     rows: int = 0
     merged: int = 0
 
@@ -208,7 +236,7 @@ class _Builder:
             self._check_columns(str(root / file.path), dict.fromkeys(columns), file.path)
 
     def _joined(self, row: Row) -> dict[str, Any]:
-        values = _with_inner_keys(row.values)
+        values = flat(row.values)
         for join in self.joins:
             values = join.add_to(row, values)
         return values
@@ -245,43 +273,68 @@ class _Builder:
         }.get(role, "")
 
     def _add(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> None:
-        where = f"{row.file}: line {row.line}"
         try:
             self._select(values)
             article = self._article(row, values, file, root)
         except LabelError as error:
             self.bad.append(BadRow(row.file, row.line, error.field, error.value, str(error), error.expected_drop))
             return
-        known = self.articles.get(article["id"])
-        if known is None:
-            self.articles[article["id"]] = article
-            self.first_line[article["id"]] = where
-        elif not self.config.merge_rows:
-            reason = f"this id stands already in {self.first_line[article['id']]}"
-            self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], reason))
-        elif known["text"] != article["text"] or known["split"] != article["split"]:
-            reason = f"another text or split under this id stands in {self.first_line[article['id']]}"
-            self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], reason))
-        elif different := self._contradicted(known, article):
-            reason = f"another {different[0]} label under this id stands in {self.first_line[article['id']]}"
-            self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], reason))
+        number = self.numbers.setdefault(article["id"], len(self.places))
+        if number == len(self.places):
+            self.places.append((row.file, row.line))
+            self.waiting.append(article)
+            if len(self.waiting) == ROWS_OF_A_BATCH and not self.config.merge_rows:
+                self._put_away()
+        elif reason := self._clash(number, article):
+            place = "{}: line {}".format(*self.places[number])
+            self.bad.append(BadRow(row.file, row.line, self.config.columns.id, article["id"], f"{reason} {place}"))
         else:
-            self._merge(known, article)
+            self._merge(self.waiting[number], article)
+            if self.voted:
+                self.further_rows[number].append((row.file, row.line))
+
+    def _clash(self, number: int, article: dict[str, Any]) -> str | None:
+        """Why a row cannot join the article of that number, which has its id; ends before the place of that one."""
+        if not self.config.merge_rows:
+            return "this id stands already in"
+        known = self.waiting[number]
+        if known["text"] != article["text"] or known["split"] != article["split"]:
+            return "another text or split under this id stands in"
+        if different := self._contradicted(known, article):
+            return f"another {different[0]} label under this id stands in"
+        return None
+
+    def _put_away(self) -> None:
+        """Move the waiting articles into the table."""
+        for start in range(0, len(self.waiting), ROWS_OF_A_BATCH):
+            articles = self.waiting[start : start + ROWS_OF_A_BATCH]
+            rows = [{key: article.get(key) for key in SCHEMA.names} for article in articles]
+            columns = [pa.array([row[f.name] for row in rows], f.type, memory_pool=POOL) for f in SCHEMA]
+            self.batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            self.digests += map(_digest, rows)
+        self.waiting.clear()
 
     def _contradicted(self, known: dict[str, Any], article: dict[str, Any]) -> list[str]:
         """The tasks of one label each for which the two have different ones."""
         single = [
-            name for name, reader in self.readers.items() if name != "stance" and reader.task.kind == "multiclass"
+            name
+            for name, reader in self.readers.items()
+            if name != "stance" and reader.task.kind == "multiclass" and name not in self.voted
         ]
         return [name for name in single if known[name] and article[name] and known[name] != article[name]]
 
     def _merge(self, known: dict[str, Any], article: dict[str, Any]) -> None:
         """Add the stances and labels of a further row to its article, labels in the task's order."""
         for name, reader in self.readers.items():
-            if known[name] is None or article[name] is None:
-                known[name] = article[name] if known[name] is None else known[name]
+            shares = f"{name}_shares"
+            if name in self.voted:
+                known[name] = joined_votes(known[name], article[name])
+            elif known[name] is None or article[name] is None:
+                given = article if known[name] is None else known
+                known[name], known[shares] = given[name], given[shares]
             elif name == "stance":
                 known[name] = known[name] + article[name]
+                known[shares] = known[shares] + article[shares] if reader.config.soft else None
             else:
                 known[name] = sorted({*known[name], *article[name]}, key=reader.task.labels.index)
         self.merged += 1
@@ -304,7 +357,7 @@ class _Builder:
         if not parts:
             reason = "the text is missing" if values.get(columns.text) is None else "the text is empty"
             raise LabelError(columns.text, values.get(columns.text), reason, expected_drop=self.config.drop_empty_text)
-        return "\n\n".join(parts)
+        return columns.between.join(parts)
 
     def _page(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, str | None]]:
         """The text, title, author and date (YYYY-MM-DD) of an article whose text is an HTML page.
@@ -324,32 +377,49 @@ class _Builder:
         return document.text, {"title": document.title, "author": document.author, "published": document.date}
 
     def _texts(self, values: Mapping[str, Any], names: list[str]) -> list[str]:
+        """The texts of the columns that are not empty; a list of texts is one for each of its items."""
+        texts = []
         for name in names:
-            if not isinstance(values.get(name), str | None):
-                raise LabelError(name, values[name], f"text was expected, not {type(values[name]).__name__}")
-        return [values[name] for name in names if (values.get(name) or "").strip()]
+            value = values.get(name)
+            for part in value if isinstance(value, list) else [value]:
+                if not isinstance(part, str | None):
+                    raise LabelError(name, value, f"text was expected, not {type(part).__name__}")
+                texts.append(part or "")
+        return [text for text in texts if text.strip()]
 
     def _article(self, row: Row, values: Mapping[str, Any], file: FileConfig, root: Path) -> dict[str, Any]:
         columns = self.config.columns
         text, found = self._page(values) if self.config.html else (self._text(values), {})
         if columns.id is None:
             place = _place(row.file, file.path, root)
-            id_ = f"{file.split}/{place}:{row.line}" if file.split else f"{place}:{row.line}"
+            item = "" if row.item is None else f".{row.item}"
+            id_ = f"{file.split}/{place}:{row.line}{item}" if file.split else f"{place}:{row.line}{item}"
         else:
             id_ = "" if values.get(columns.id) is None else str(values[columns.id]).strip()
+            if isinstance(values.get(columns.id), bool | list | dict):
+                raise LabelError(columns.id, values[columns.id], "a text or a number was expected")
             if not id_:
                 raise LabelError(columns.id, values.get(columns.id), "the id is missing")
         article: dict[str, Any] = {"id": id_, "text": self._fixed(text), "split": self._split(values, file)}
         for name in OPTIONAL:
             value = values.get(getattr(columns, name)) if getattr(columns, name) else None
-            if isinstance(value, list):  # such as several authors
-                value = ", ".join(map(str, value))
-            value = found.get(name) if value is None or not str(value).strip() else value
-            article[name] = None if value is None or not str(value).strip() else self._fixed(str(value).strip())
+            if name == "published" and columns.date_format and value not in (None, ""):
+                value = iso_date(str(columns.published), value, columns.date_format)
+            value = _as_text(str(getattr(columns, name)), value) or found.get(name)
+            article[name] = self._fixed(value.strip()) if value and value.strip() else None
         for name, reader in self.readers.items():
+            if name in self.voted:
+                article[name] = reader.votes_of(values)
+                continue
             self.ratings[name] += reader.ratings_of(values)
             article[name] = reader.stances_of(values) if name == "stance" else reader.labels_of(values)
+            article[f"{name}_shares"] = None if article[name] is None else reader.shares_of(values)
         return article
+
+    @cached_property
+    def voted(self) -> list[str]:
+        """The tasks whose labels wait for all rows of an article, since each row holds what one annotator said."""
+        return [name for name, reader in self.readers.items() if self.config.merge_rows and reader.by_vote]
 
     def _fixed(self, text: str) -> str:
         if not self.config.fix_encoding:
@@ -370,16 +440,36 @@ class _Builder:
         return SPLIT_NAMES[str(value).lower()]
 
     def _drop_repeats(self) -> None:
-        seen: dict[str, str] = {}
-        for id_, article in list(self.articles.items()):
-            key = fold_text(article["text"])
-            if key in seen:
-                where = self.first_line[id_].rsplit(": line ", 1)
-                reason = f"repeats the text of {seen[key]!r} (drop_repeats)"
-                self.bad.append(BadRow(where[0], int(where[1]), None, id_, reason, expected_drop=True))
-                del self.articles[id_]
+        first: dict[bytes, str] = {}  # of the articles with one text
+        kept: list[bool] = []
+        for number, batch in enumerate(self.batches):
+            start = len(kept)
+            for id_, text in zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True):
+                repeated = first.setdefault(text_digest(text), id_)
+                if repeated != id_:
+                    reason = f"repeats the text of {repeated!r} (drop_repeats)"
+                    self.bad.append(BadRow(*self.places[len(kept)], None, id_, reason, expected_drop=True))
+                kept.append(repeated == id_)
+            self.batches[number] = batch.filter(pa.array(kept[start:], pa.bool_()))
+        self.digests = [digest for digest, keep in zip(self.digests, kept, strict=True) if keep]
+
+    def _elect(self) -> None:
+        """Give the articles the labels of their annotators' votes; all rows of one without a majority are set aside."""
+        articles, places = self.waiting, self.places
+        self.waiting, self.places = [], []
+        for number, (article, place) in enumerate(zip(articles, places, strict=True)):
+            try:
+                for name in self.voted:
+                    reader, votes = self.readers[name], article[name]
+                    self.ratings[name] += reader.ratings(votes)
+                    article[name], article[f"{name}_shares"] = reader.elect(votes)
+            except LabelError as error:
+                rows = [place, *self.further_rows[number]]
+                self.merged -= len(rows) - 1
+                self.bad += [BadRow(*at, error.field, error.value, str(error), error.expected_drop) for at in rows]
             else:
-                seen[key] = id_
+                self.waiting.append(article)
+                self.places.append(place)
 
     def build(self) -> Corpus:
         name = self.config.name
@@ -388,25 +478,28 @@ class _Builder:
             raise BadRowsError(
                 _listing(name, errors, f"mend them, or put them in quarantine with corpus.max_bad_rows={len(errors)}")
             )
+        if self.voted:
+            self._elect()
+        if not self.places:
+            raise CorpusError(f"corpus {name}: none of its {self.rows:,} rows can be used")
+        self._put_away()
         if self.config.drop_repeats:
             self._drop_repeats()
-        if not self.articles:
-            raise CorpusError(f"corpus {name}: none of its {self.rows:,} rows can be used")
-        rows = [{key: article.get(key) for key in SCHEMA.names} for article in self.articles.values()]
+        table = pa.Table.from_batches(self.batches, SCHEMA)
         tasks = {}
         for task_name, reader in self.readers.items():
-            if any(row[task_name] is not None for row in rows):
+            if table[task_name].null_count < len(table):
                 tasks[task_name] = reader.task
             elif getattr(self.config, task_name) != LabelsConfig():
-                column = reader.config.nested or ", ".join(reader.config.columns or reader.config.annotators)
+                within = f"{reader.config.nested}." if reader.config.nested else ""
+                column = ", ".join(within + column for column in reader.config.columns or reader.config.annotators)
                 raise CorpusError(
-                    f"corpus {name}: the {task_name} column {column!r} is empty in all {len(rows):,} rows"
+                    f"corpus {name}: the {task_name} column {column!r} is empty in all {len(table):,} rows"
                 )
         unknown = set(self.config.metrics) - set(self.readers)
         if unknown:
             raise ConfigurationError(f"corpus.metrics names {sorted(unknown)}; expected {', '.join(self.readers)}")
-        table = pa.Table.from_pylist(rows, schema=SCHEMA)
-        metrics, fingerprint = dict(self.config.metrics), _fingerprint(rows, tasks)
+        metrics, fingerprint = dict(self.config.metrics), _fingerprint(self.digests, tasks)
         agreement = {task: found for task in tasks if (found := _agreement(self.ratings[task]))}
         return Corpus(name, table, tasks, metrics, fingerprint, self.rows, tuple(self.bad), self.merged, agreement)
 
@@ -419,17 +512,17 @@ def _agreement(ratings: list[list[str]]) -> Agreement | None:
     return {"alpha": krippendorff_alpha(several), "annotators": max(map(len, several)), "items": len(several)}
 
 
-def _with_inner_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns and, for those that hold an object, one for each of its keys: outer.inner."""
-    found = dict(values)
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{key}": inner for key, inner in _with_inner_keys(value).items()}
-    return found
+def _as_text(column: str, value: Any) -> str | None:
+    """The text of a cell, None for an empty one; several, such as authors, with commas. Raises LabelError."""
+    if isinstance(value, list):
+        return ", ".join(text for part in value if (text := _as_text(column, part))) or None
+    if isinstance(value, dict):
+        raise LabelError(column, value, "a text or a number was expected")
+    return None if value is None or value != value else str(value).strip() or None
 
 
 def _is_ragged(file: FileConfig, path: str) -> bool:
-    return (file.format if file.format is not Format.auto else ENDINGS.get(Path(path).suffix.lower())) in RAGGED
+    return (file.format if file.format is not Format.auto else ENDINGS.get(plain_ending(Path(path)))) in RAGGED
 
 
 def _place(file: str, pattern: str, root: Path) -> str:
@@ -446,17 +539,22 @@ def fold_text(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _fingerprint(rows: list[dict[str, Any]], tasks: Mapping[str, Task]) -> str:
+def text_digest(text: str) -> bytes:
+    """Sixteen bytes that are the same for texts that differ in case and punctuation alone."""
+    return hashlib.blake2b(fold_text(text).encode("utf-8", "replace"), digest_size=16).digest()
+
+
+def _fingerprint(digests: Iterable[bytes], tasks: Mapping[str, Task]) -> str:
     """sha256 over the articles and the label sets; the order of the rows does not matter."""
-
-    def digest(row: dict[str, Any]) -> bytes:
-        # rows that were merged into one article left its stances in their order
-        stances = sorted(json.dumps(s, sort_keys=True) for s in row["stance"]) if row["stance"] else None
-        text = json.dumps({**row, "stance": stances}, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-    digests = sorted(map(digest, rows))
     total = hashlib.sha256(json.dumps([t.to_dict() for t in tasks.values()], sort_keys=True).encode())
-    for each in digests:
-        total.update(each)
+    for digest in sorted(digests):
+        total.update(digest)
     return total.hexdigest()
+
+
+def _digest(row: dict[str, Any]) -> bytes:
+    # rows that were merged into one article left its stances in their order
+    stances = sorted(json.dumps(s, sort_keys=True) for s in row["stance"]) if row["stance"] else None
+    given = {name: value for name, value in row.items() if value is not None or not name.endswith("_shares")}
+    text = json.dumps({**given, "stance": stances}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

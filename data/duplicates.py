@@ -1,15 +1,15 @@
 """Near-duplicates: clusters of texts that share most of their word triples.
 
 MinHash with banded locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman, chapter 3) proposes
-pairs; the exact Jaccard similarity of their shingles decides. All of it runs on arrays: a text costs five bytes a
-word for its shingles and half a KiB for its signature, and time and space are linear in the texts.
+pairs; the exact Jaccard similarity of their shingles decides. All of it runs on arrays: beside the texts, which may lie
+in an Arrow column, each costs half a KiB for its signature, and time and space are linear in the texts.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -28,6 +28,7 @@ MISSED = 0.005  # the share of the pairs right at the threshold that the bands m
 NEIGHBOURS = 4  # texts that a text is compared with on either side in one bucket
 DEVIATIONS = 3  # a pair is not compared exactly where its signatures agree this many standard errors too little
 HASHES = (1 << 31) - 1  # shingles are hashed to less than this, so that they fit a sparse matrix with 32-bit indices
+SETS_KEPT = 1 << 16  # of the texts that were compared exactly last
 SHINGLE_BATCH = 1 << 16  # shingles hashed, and compared exactly times 32, in one step
 PAIR_BATCH = 1 << 14  # pairs whose signatures are compared in one step
 
@@ -53,7 +54,7 @@ def _shingles(folded: str) -> npt.NDArray[np.int32]:
     return distinct
 
 
-@lru_cache(maxsize=1 << 20)
+@lru_cache(maxsize=1 << 18)
 def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
@@ -68,57 +69,77 @@ def cluster(texts: Sequence[str], similarity: float) -> Integers:
     of them that are just at the threshold may then be missed.
     """
     number: dict[bytes, int] = {}  # of each distinct text
+    places: list[int] = []  # where each of them stands first
     copies = np.empty(len(texts), dtype=np.int64)
-    hashes, ends = array("i"), [0]
+    sketches = _Sketches(len(texts) if similarity < 1 else 0)
     for i, text in enumerate(texts):
         folded = fold_text(text)
-        copies[i] = number.setdefault(hashlib.blake2b(folded.encode(), digest_size=16).digest(), len(number))
-        if similarity < 1 and copies[i] == len(ends) - 1:
-            hashes.frombytes(_shingles(folded).tobytes())
-            ends.append(len(hashes))
-    if similarity < 1 and len(number) > 1:
+        copies[i] = number.setdefault(hashlib.blake2b(folded.encode(), digest_size=16).digest(), len(places))
+        if copies[i] == len(places):
+            places.append(i)
+            if similarity < 1:
+                sketches.add(_shingles(folded))
+    if similarity < 1 and len(places) > 1:
         order = np.argsort(np.array(list(number)))
-        copies = _components(np.frombuffer(hashes, dtype=np.int32), np.array(ends), order, similarity)[copies]
+        copies = _components(sketches, lambda i: shingles(texts[places[i]]), order, similarity)[copies]
     _, first, members = np.unique(copies, return_index=True, return_inverse=True)
     return first[members].astype(np.int64)
 
 
-def _components(hashes: npt.NDArray[np.int32], ends: Integers, order: Integers, similarity: float) -> Integers:
-    """The cluster of each distinct text, (n,), by any number.
+class _Sketches:
+    """The size and the MinHash signature of each set of shingles that was added; the sets themselves are not kept.
 
-    The shingles of text i are hashes[ends[i]:ends[i + 1]]. `order` is one that depends on the texts alone.
+    signatures   uint32 (at_most, PERMUTATIONS); zeros for a text without shingles
     """
-    index = np.int32 if len(hashes) <= HASHES else np.int64  # scipy would widen the hashes for the sake of the ends
-    sets = csr_array((np.ones(len(hashes), dtype=bool), hashes, ends.astype(index)), shape=(len(order), HASHES))
-    signatures = _signatures(hashes, ends)
-    order = order[np.diff(ends)[order] > 0]
+
+    def __init__(self, at_most: int) -> None:
+        self.signatures: Signatures = np.zeros((at_most, PERMUTATIONS), dtype=np.uint32)
+        self.sizes = array("i")
+        self._waiting: list[npt.NDArray[np.int32]] = []
+        self._waiting_shingles = 0
+
+    def add(self, shingles: npt.NDArray[np.int32]) -> None:
+        self.sizes.append(len(shingles))
+        self._waiting.append(shingles)
+        self._waiting_shingles += len(shingles)
+        if self._waiting_shingles >= SHINGLE_BATCH:
+            self.finish()
+
+    def finish(self) -> None:
+        """Make the signatures of the sets that were added since the last time."""
+        start = len(self.sizes) - len(self._waiting)
+        sizes = np.array(self.sizes[start:], dtype=np.int64)
+        rows = start + np.flatnonzero(sizes)
+        if len(rows):
+            values = np.concatenate(self._waiting).astype(np.uint32)
+            permuted, starts = np.empty_like(values), (np.cumsum(sizes) - sizes)[sizes > 0]
+            for k in range(PERMUTATIONS):
+                np.multiply(values, _factors[k], out=permuted)
+                np.add(permuted, _shifts[k], out=permuted)
+                self.signatures[rows, k] = np.minimum.reduceat(permuted, starts)
+        self._waiting, self._waiting_shingles = [], 0
+
+
+def _components(
+    sketches: _Sketches, shingles_of: Callable[[int], npt.NDArray[np.int32]], order: Integers, similarity: float
+) -> Integers:
+    """The cluster of each distinct text, (n,), by any number. `order` is one that depends on the texts alone."""
+    sketches.finish()
+    signatures, sizes = sketches.signatures, np.array(sketches.sizes, dtype=np.int64)
+    order = order[sizes[order] > 0]
     plausible = PERMUTATIONS * similarity - DEVIATIONS * np.sqrt(PERMUTATIONS * similarity * (1 - similarity))
-    labels = np.arange(len(ends) - 1)
+    labels = np.arange(len(sizes))
+    shingles_again = lru_cache(maxsize=SETS_KEPT)(shingles_of)
     for left, right in proposals(signatures, order, similarity):
         apart = labels[left] != labels[right]
         left, right = left[apart], right[apart]
         similar = np.count_nonzero(signatures[left] == signatures[right], axis=1) >= plausible
         left, right = left[similar], right[similar]
-        similar = _jaccard_at_least(similarity, sets, left, right)
+        similar = _jaccard_at_least(similarity, shingles_again, sizes, left, right)
         if similar.any():
             edges = (np.ones(similar.sum(), dtype=bool), (labels[left[similar]], labels[right[similar]]))
             labels = connected_components(coo_array(edges, shape=(len(labels),) * 2), directed=False)[1][labels]
     return labels
-
-
-def _signatures(hashes: npt.NDArray[np.int32], ends: Integers) -> Signatures:
-    """MinHash signatures, uint32 (n, PERMUTATIONS); zeros for a text without shingles."""
-    signatures = np.zeros((len(ends) - 1, PERMUTATIONS), dtype=np.uint32)
-    present = np.flatnonzero(np.diff(ends))
-    ends = np.append(ends[present], len(hashes))
-    for start, stop in _batches(ends, SHINGLE_BATCH):
-        values = hashes[ends[start] : ends[stop]].astype(np.uint32)
-        permuted, starts, rows = np.empty_like(values), ends[start:stop] - ends[start], present[start:stop]
-        for k in range(PERMUTATIONS):
-            np.multiply(values, _factors[k], out=permuted)
-            np.add(permuted, _shifts[k], out=permuted)
-            signatures[rows, k] = np.minimum.reduceat(permuted, starts)
-    return signatures
 
 
 def proposals(signatures: Signatures, order: Integers, similarity: float) -> Iterator[tuple[Integers, Integers]]:
@@ -149,12 +170,19 @@ def _rows(similarity: float) -> int:
     return max(enough, default=1)
 
 
-def _jaccard_at_least(similarity: float, sets: csr_array, left: Integers, right: Integers) -> npt.NDArray[np.bool_]:
-    sizes = np.diff(sets.indptr)
-    total = sizes[left].astype(np.int64) + sizes[right]
+def _jaccard_at_least(
+    similarity: float, shingles_of: Callable[[int], npt.NDArray[np.int32]], sizes: Integers, left: Integers,
+    right: Integers,
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    total = sizes[left] + sizes[right]
     shared: Integers = np.zeros(len(left), dtype=np.int64)
     for start, stop in _batches(np.append(0, np.cumsum(total)), 32 * SHINGLE_BATCH):
-        shared[start:stop] = np.diff(sets[left[start:stop]].multiply(sets[right[start:stop]]).indptr)
+        texts, rows = np.unique(np.concatenate([left[start:stop], right[start:stop]]), return_inverse=True)
+        hashes = np.concatenate([shingles_of(text) for text in texts.tolist()])
+        ends = np.append(0, np.cumsum(sizes[texts])).astype(np.int32)
+        sets = csr_array((np.ones(len(hashes), dtype=bool), hashes, ends), shape=(len(texts), HASHES))
+        first, second = np.split(rows, 2)
+        shared[start:stop] = np.diff(sets[first].multiply(sets[second]).indptr)
     enough: npt.NDArray[np.bool_] = shared >= similarity * (total - shared)
     return enough
 

@@ -28,6 +28,7 @@ from slantwise.rows import (
     encoding_of,
     not_decodable,
     read_rows,
+    read_text,
 )
 
 
@@ -93,11 +94,12 @@ def _sgml_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     is never closed ends with the one around it.
 
     Columns: `@NAME`, the attributes of the row's element; `TAG`, the text of it and of each element inside it at any
-    depth (a list where the element stands several times or holds <D> items); `TAG/@NAME`, their attributes. Entities
-    are replaced and control characters removed.
+    depth (a list where the element stands several times or holds <D> items); `TAG/@NAME`, their attributes; `TAG/@`,
+    a list with an object for each of these elements that has attributes: these, and its `text`. Entities are replaced
+    and control characters removed.
     """
     encoding = encoding_of(path, layout)
-    text = VERBATIM.sub(_plain, path.read_text(encoding=encoding, errors="surrogateescape"))
+    text = VERBATIM.sub(_plain, read_text(path, encoding))
     tags = list(TAG.finditer(text))
     name = layout.element or next((tag[2] for tag in tags if not tag[1]), "")
     starts = [tag for tag in tags if tag[2] == name and not tag[1]]
@@ -143,12 +145,14 @@ def _text(markup: str) -> str:
 
 @dataclass
 class _Element:
-    """An element that is still open: the markup of its text so far, of that outside of other elements, its items."""
+    """An element that is still open: the markup of its text so far, of that outside of other elements, its items and
+    its attributes."""
 
     name: str
     text: str = ""
     own: str = ""
     items: list[str] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 class _SgmlRow:
@@ -158,6 +162,7 @@ class _SgmlRow:
         self.lists = lists
         self.listed: set[str] = set()  # lists that hold nothing but items
         self.found: dict[str, list[str]] = {}
+        self.objects: dict[str, list[dict[str, str]]] = {}
         self.around = [_Element(start[2])]  # the open elements, the innermost last
         self.attributes(start, "@")
         at = 0
@@ -174,12 +179,15 @@ class _SgmlRow:
         self.found.setdefault(start[2], []).append(_text(self.around[0].text))
 
     def columns(self) -> dict[str, Any]:
-        return {name: values if name in self.listed or len(values) > 1 else values[0]
-                for name, values in self.found.items()}  # fmt: skip
+        columns = {name: values if name in self.listed or len(values) > 1 else values[0]
+                   for name, values in self.found.items()}  # fmt: skip
+        return columns | self.objects
 
-    def attributes(self, tag: re.Match[str], prefix: str) -> None:
-        for name, value in ATTRIBUTE.findall(tag[3]):
-            self.found.setdefault(prefix + name, []).append(_text(value.strip("\"'")))
+    def attributes(self, tag: re.Match[str], prefix: str) -> dict[str, str]:
+        pairs = [(name, _text(value.strip("\"'"))) for name, value in ATTRIBUTE.findall(tag[3])]
+        for name, value in pairs:
+            self.found.setdefault(prefix + name, []).append(value)
+        return dict(pairs)
 
     def text(self, markup: str) -> None:
         self.around[-1].own += markup
@@ -189,8 +197,8 @@ class _SgmlRow:
     def open(self, tag: re.Match[str]) -> None:
         if len(self.around) > 1 and self.around[-1].name == tag[2]:  # <P>one<P>two
             self.close(tag[2])
-        self.attributes(tag, f"{tag[2]}/@")
-        self.around.append(_Element(tag[2]))
+        attributes = self.attributes(tag, f"{tag[2]}/@")
+        self.around.append(_Element(tag[2], attributes=attributes))
 
     def close(self, name: str) -> None:
         """Close the innermost element of that name with all that is open inside it; without one do nothing."""
@@ -201,6 +209,9 @@ class _SgmlRow:
 
     def leave(self) -> None:
         element = self.around.pop()
+        if element.attributes:
+            its = {"text": _text(element.text), **element.attributes}
+            self.objects.setdefault(f"{element.name}/@", []).append(its)
         if element.name == ITEM:
             self.around[-1].items.append(_text(element.text))
         elif element.name in self.lists and not _text(element.own):

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +44,14 @@ class Items:
 class Split:
     """`assignment[i]` is train, validation or test, or "left out" where one target or source is left out and the
     article is tied to a test article. `straddling` counts the near-duplicate clusters with articles in more than one
-    of train, validation and test (0 but for given splits and published protocols)."""
+    of train, validation and test (0 but for given splits and published protocols). `units[i]` is the number of what
+    article i must not be parted from in further folds: near-duplicates, values of `group_by` and the corpus's groups.
+    `name` says which targets or sources are left out ("all others": the small ones), and is empty for other splits."""
 
     assignment: Sequence[str]
     straddling: int
+    units: Sequence[int] = ()
+    name: str = ""
 
     def rows(self, name: str) -> list[int]:
         return [i for i, split in enumerate(self.assignment) if split == name]
@@ -67,10 +71,16 @@ def make_splits(items: Items, config: SplitConfig) -> list[Split]:
         SplitKind.row_holdout: _row_holdout,
         SplitKind.row_kfold: _row_kfold,
     }
-    splits = [np.array(assignment, dtype=object) for assignment in makers[config.kind](items, config)]
-    for assignment in splits:
+    assignments = makers[config.kind](items, config)
+    for assignment in assignments:
         _check_none_empty(assignment, config, (TRAIN, VALIDATION, TEST))
-    return [Split(assignment.tolist(), _straddling(items.clusters, assignment)) for assignment in splits]
+    one_out = config.kind in (SplitKind.leave_one_target_out, SplitKind.leave_one_source_out)
+    names = [name for name, _ in _held_out(items, config)] if one_out else [""] * len(assignments)
+    units = _units(items, config)
+    return [
+        Split(assignment.tolist(), _straddling(items.clusters, assignment), units, name)
+        for assignment, name in zip(assignments, names, strict=True)
+    ]
 
 
 def without_test(items: Items, config: SplitConfig) -> Split:
@@ -78,7 +88,7 @@ def without_test(items: Items, config: SplitConfig) -> Split:
     assignment = np.full(len(items.ids), TRAIN, dtype=object)
     _carve_validation(items, config, _groups(items, config), assignment)
     _check_none_empty(assignment, config, (TRAIN, VALIDATION))
-    return Split(assignment.tolist(), _straddling(items.clusters, assignment))
+    return Split(assignment.tolist(), _straddling(items.clusters, assignment), _units(items, config))
 
 
 def _check_none_empty(assignment: npt.NDArray[np.object_], config: SplitConfig, names: Sequence[str]) -> None:
@@ -102,6 +112,12 @@ def _straddling(clusters: npt.NDArray[np.int64], assignment: npt.NDArray[np.obje
 def _groups(items: Items, config: SplitConfig) -> npt.NDArray[np.int64]:
     """Group number of each article: connected through a duplicate cluster or a value of `group_by`."""
     return _components(_ties(items, config))
+
+
+def _units(items: Items, config: SplitConfig) -> list[int]:
+    with_groups = replace(config, group_by=sorted({*config.group_by, "group"}))
+    units: list[int] = _groups(items, with_groups).tolist()
+    return units
 
 
 def _ties(items: Items, config: SplitConfig) -> list[list[tuple[str, str]]]:
@@ -147,7 +163,8 @@ def _divide(
     """Part number of each of `rows`: parts of the given shares with like label counts, groups whole.
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011) over groups instead of examples: the rarest
-    label first, its largest groups first, each to the part that lacks most of it.
+    label first, its largest groups first, each to the part that lacks most of it. A part that would get nothing gets
+    the smallest group that another can spare.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():
@@ -168,6 +185,10 @@ def _divide(
             part = best[np.argmax(wanted[best, -1])]
             part_of[g], open_[g] = part, False
             wanted[part] -= counts[g]
+    for empty in sorted(set(range(len(shares))) - set(part_of.tolist())):
+        spare = [g for g in range(len(keys)) if (part_of == part_of[g]).sum() > 1]
+        if spare:  # the groups stand in the order of their sizes
+            part_of[spare[-1]] = empty
     part_of_group = dict(zip(keys, part_of.tolist(), strict=True))
     return np.array([part_of_group[int(groups[row])] for row in rows], dtype=np.int64)
 
@@ -212,20 +233,31 @@ def _leave_one_out(items: Items, config: SplitConfig) -> list[npt.NDArray[np.obj
     articles than `min_group` and on articles that name none. Case and spaces do not tell two names apart. An article
     that is tied to a test article (near-duplicates, `group_by`) is left out of that fold.
     """
+    ties = _ties(items, config)
+    numbers = np.arange(len(items.ids))
+    return [_held_out_fold(items, config, ties, np.isin(numbers, rows)) for _, rows in _held_out(items, config)]
+
+
+def _held_out(items: Items, config: SplitConfig) -> list[tuple[str, list[int]]]:
+    """What each fold tests on: the names of the targets or sources, and the articles."""
     what = "target" if config.kind is SplitKind.leave_one_target_out else "source"
     named = items.targets if what == "target" else [[source] if source else [] for source in items.sources]
+    written: dict[str, str] = {}
+    for value in sorted({value for of_article in named for value in of_article}):
+        written.setdefault(" ".join(value.casefold().split()), " ".join(value.split()))
     values = [{" ".join(value.casefold().split()) for value in of_article} for of_article in named]
     members: dict[int, list[int]] = defaultdict(list)
     for i, component in enumerate(_components(values).tolist()):
         members[component].append(i)
     large = [rows for rows in members.values() if len(rows) >= config.min_group and values[rows[0]]]
     large.sort(key=lambda rows: min(min(values[i]) for i in rows))
+    found = [(", ".join(written[v] for v in sorted({v for i in rows for v in values[i]})), rows) for rows in large]
     rest = sorted(set(range(len(values))) - {i for rows in large for i in rows})
-    tests = [*large, rest] if rest else large
-    if len(tests) < 2:
+    if rest:
+        found.append(("all others", rest))
+    if len(found) < 2:
         raise CorpusError(_why_one_fold(what, values, config))
-    ties = _ties(items, config)
-    return [_held_out_fold(items, config, ties, np.isin(np.arange(len(values)), rows)) for rows in tests]
+    return found
 
 
 def _held_out_fold(

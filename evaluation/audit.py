@@ -112,7 +112,7 @@ def audit_corpus(config: AuditConfig, progress: Progress, prefer_given: bool) ->
     with progress.step("clean the articles") as notes:
         cleaner = fit_cleaner(corpus, config.cleaning)
         clean = clean_corpus(corpus, task, cleaner)
-        removed = clean.removed
+        removed, corpus = clean.removed, corpus.without_texts()  # of a large corpus, one copy of the texts is enough
         notes.append(f"{len(clean):,} articles labelled for {task.name}")
     with progress.step("split") as notes:
         split = replace(config.split, kind=SplitKind.given) if prefer_given and gives_split(clean) else config.split
@@ -141,7 +141,7 @@ def choose_task(corpus: Corpus, asked: str | None) -> str:
 
 def gives_split(clean: CleanCorpus) -> bool:
     """Whether the corpus says of every article where it belongs, train and test among them."""
-    given = {row["split"] for row in clean.rows}
+    given = set(clean.column("split"))
     return None not in given and {TRAIN, TEST} <= given
 
 

@@ -16,8 +16,11 @@ from data import schemas
 from data.config import CorpusConfig, SplitConfig, SplitKind
 from data.corpus import Corpus, load_corpus, write_quarantine
 from data.examples import LabelledExamples
-from data.prepare import CleanCorpus, clean_corpus, split_corpus
+from data.joint import split_corpora
+from data.prepare import CleanCorpus, clean_corpus
+from data.splitting import Split
 from evaluation.judge import Context, EvaluationConfig, decision_facts, headline_metrics, judge, predict
+from evaluation.slices import in_words
 from evaluation.tables import metrics_table
 from slantwise.command import Progress, run, to_object
 from slantwise.errors import ConfigurationError, CorpusError
@@ -37,6 +40,7 @@ class EvaluateConfig:
     judged_split: str = "test"  # train, validation, test or all; `split=…` on the command line
     judged_task: str | None = None  # `task=…` on the command line; null: all tasks that model and corpus share
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: str = "auto"  # where encoders run
     output: str = MISSING  # a new folder
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ def _job(config: Any) -> None:
         raise ConfigurationError(f"output={output} exists; expected a new folder")
     progress = Progress()
     with progress.step("load the model"):
-        model = load(locate_model(chosen.model))
+        model = load(locate_model(chosen.model), chosen.device)
     with progress.step("read the corpus"):
         corpus = load_corpus(chosen.corpus)
     progress.say(f"  {corpus.counts()}")
@@ -96,13 +100,16 @@ def _judge_head(
             configuration=resolved,
             data={"rows": corpus.counts(), "examples": len(labelled), "sha256 of the corpus": corpus.fingerprint},
             warnings=_warnings(corpus, head, chosen.judged_split),
+            heads=[(head, len(labelled))],
         )
-        facts = decision_facts(head.decision, head.task, raw)
-        metrics = judge(predictions, official, facts, context, chosen.evaluation, folder)
+        facts = decision_facts(head.decision, head.task, raw, predictions)
+        metrics, slices = judge(predictions, official, facts, context, chosen.evaluation, folder)
     for warning in context.warnings:
         progress.warn(warning)
     title = f"{head.task.name}, {chosen.judged_split}"
     progress.console.print(metrics_table(metrics, headline_metrics(head.task, official), title, len(labelled)))
+    for line in in_words(slices):
+        progress.say(f"  {line}")
     progress.say(f"report: {folder / 'report.html'}\npredictions: {folder / 'predictions.parquet'}")
 
 
@@ -144,8 +151,7 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
                 f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its "
                 "out-of-fold predictions are in its run directory. Use split=all on another corpus"
             )
-        config = SplitConfig(**{**trained, "kind": SplitKind(kind)})
-        rows = split_corpus(clean, config)[0][0].rows(split)
+        rows = _split_of_training(clean, corpus, head).rows(split)
     else:
         given = [row["split"] for row in clean.rows]
         if None in given:
@@ -155,12 +161,23 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
             )
         if kind == SplitKind.given and split != "test":
             # validation may have been carved out of the given train split
-            config = SplitConfig(**{**trained, "kind": SplitKind.given})
-            return split_corpus(clean, config)[0][0].rows(split)
+            return _split_of_training(clean, corpus, head).rows(split)
         rows = [i for i, name in enumerate(given) if name == split]
     if not rows:
         raise CorpusError(f"corpus {corpus.name} has no articles in split {split}")
     return rows
+
+
+def _split_of_training(clean: CleanCorpus, corpus: Corpus, head: Head) -> Split:
+    """The split that the head was trained with; tasks that were trained together were split together."""
+    provenance = head.provenance
+    names = provenance.get("split_with", [head.task.name])
+    parts = [
+        clean if name == head.task.name else clean_corpus(corpus, corpus.task(name), head.cleaner) for name in names
+    ]
+    config = SplitConfig(**{**provenance["split"], "kind": SplitKind(provenance["split"]["kind"])})
+    splits, _ = split_corpora(parts, config)[names.index(head.task.name)]
+    return splits[0]
 
 
 def _warnings(corpus: Corpus, head: Head, split: str) -> list[str]:

@@ -4,9 +4,16 @@ A statistic turns predictions into a sparse matrix (n, k), one row for each exam
 rows, shape (..., k), into its value, shape (...). A sample that is weighted or resampled needs only new sums, so a
 bootstrap is one matrix product (see `evaluation.intervals`).
 
-A metric that is undefined is NaN here, never 0: the F1 of a label that has neither gold nor predicted examples, the
-average precision of a label without gold examples, anything of no examples. Averages over labels leave undefined
-labels out; this is scikit-learn's `zero_division=np.nan`, not its default, which counts such a label as 0.
+A metric that is undefined is NaN here, never 0 by accident, and `undefined` says in words what that means:
+
+    precision of a label that is never predicted; recall and average precision of a label without gold examples; F1 of
+    a label that has neither; Matthews correlation where the gold or the predicted labels are all the same; example F1
+    of an example without gold and predicted labels; label-ranking average precision and coverage error of an example
+    without gold labels, and ranking loss also of one whose gold labels are all there are; anything of no examples
+
+Averages over labels, targets or examples leave out those that are undefined, and are undefined where all are. For
+labels this is scikit-learn's `zero_division=np.nan`, not its default, which counts an absent label as an F1 of 0. The
+one exception follows its official scorer: `semeval2023_macro_f1` counts it as 1.
 
 An abstained prediction (-1, multiclass only) is no label: it counts as a wrong answer in accuracy, in the recall of its
 gold label, in the Matthews correlation (as a class of its own) and in the FNC score, and as no answer in precision.
@@ -39,12 +46,17 @@ FNC_LABELS = ("agree", "disagree", "discuss", "unrelated")
 
 @dataclass(frozen=True)
 class Metric:
-    """`value` of the summed rows of `statistic`; `undefined` says in words what it means when that is NaN."""
+    """`value` of the summed rows of `statistic`; `undefined` says in words what it means when that is NaN.
+
+    `folded`: the rows are those of `calibration_gaps` and the value adds up absolute gaps, so that it is biased upwards
+    and its interval needs more than resampled values (see `evaluation.intervals`).
+    """
 
     statistic: Statistic
     value: Callable[[Floats], Floats]
     undefined: str
     by_default: bool = True
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,9 +144,14 @@ def squared_error(predictions: Predictions) -> Rows:
 
 
 def index_distance(predictions: Predictions) -> Rows:
-    """Distance of the indices of gold and predicted label, NaN where the decision abstained; multiclass."""
-    distance = np.abs(predictions.gold.astype(np.int64) - predictions.predicted).astype(np.float64)
-    return per_example(np.where(predictions.predicted < 0, np.nan, distance))
+    """Distance of the indices of gold and predicted label: (n, 2 * n_labels + 1), multiclass.
+
+    By gold label the distance and the number of examples; last, whether the decision abstained, which has no distance.
+    """
+    gold = indicators(predictions.gold, predictions.task)
+    abstained = predictions.predicted < 0
+    distance = np.where(abstained, 0, np.abs(predictions.gold.astype(np.int64) - predictions.predicted))
+    return sparse.csr_array(np.hstack([gold * distance[:, None], gold, abstained[:, None]])).astype(np.float64)
 
 
 def fnc_points(predictions: Predictions) -> Rows:
@@ -171,23 +188,90 @@ def equal_mass_bins(confidences: Floats, at_most: int = CALIBRATION_BINS) -> npt
 
     Equal confidences share a bin, so that the order of the examples does not matter; some bins may then stay empty.
     """
-    rank = np.searchsorted(np.sort(confidences), confidences, side="left")
-    return (rank * at_most // max(len(confidences), 1)).astype(np.int64)
+    order = np.argsort(confidences)
+    ordered = confidences[order]
+    first = np.r_[True, ordered[1:] != ordered[:-1]][: len(order)]
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    return rank * at_most // max(len(order), 1)
 
 
-def calibration_gaps(predictions: Predictions) -> Rows:
-    """Sum of outcome - confidence in each equal-mass bin, and the number of confidences: (n, CALIBRATION_BINS + 1).
+def calibration_gaps(predictions: Predictions, classwise: bool = False) -> Rows:
+    """Sum of outcome - confidence in each equal-mass bin, and the number of confidences: (n, bins + 1).
 
-    The bins are cut on the given predictions and stay where they are when these are resampled.
+    CALIBRATION_BINS bins of `calibration_pairs`, or as many for each label one against the rest. The bins are cut on
+    the given predictions and stay where they are when these are resampled.
     """
-    confidences, outcomes = calibration_pairs(predictions)
-    n = len(predictions)
+    n, n_labels = predictions.probabilities.shape
+    if classwise:
+        columns = predictions.probabilities.astype(np.float64).T
+        confidences, outcomes = columns.T.ravel(), indicators(predictions.gold, predictions.task).ravel()
+        bins = np.stack([equal_mass_bins(one) + i * CALIBRATION_BINS for i, one in enumerate(columns)], axis=1).ravel()
+        n_bins = n_labels * CALIBRATION_BINS
+    else:
+        confidences, outcomes = calibration_pairs(predictions)
+        bins, n_bins = equal_mass_bins(confidences), CALIBRATION_BINS
     each = len(confidences) // max(n, 1)
-    example = np.repeat(np.arange(n), each)
     entries = np.concatenate([outcomes - confidences, np.full(n, float(each))])
-    row = np.concatenate([example, np.arange(n)])
-    column = np.concatenate([equal_mass_bins(confidences), np.full(n, CALIBRATION_BINS)])
-    return sparse.csr_array((entries, (row, column)), shape=(n, CALIBRATION_BINS + 1))
+    row = np.concatenate([np.repeat(np.arange(n), each), np.arange(n)])
+    column = np.concatenate([bins, np.full(n, n_bins)])
+    return sparse.csr_array((entries, (row, column)), shape=(n, n_bins + 1))
+
+
+def label_ranks(predictions: Predictions) -> tuple[Floats, Floats]:
+    """For each gold label of an example, how many labels, and how many gold labels, score as high or higher.
+
+    Both (n, n_labels), 0 for labels that are not gold.
+    """
+    scores, gold = predictions.probabilities, predictions.gold.astype(bool)
+    above = np.zeros(scores.shape)
+    gold_above = np.zeros(scores.shape)
+    for i in range(scores.shape[1]):
+        reaches = scores >= scores[:, i : i + 1]
+        above[:, i] = reaches.sum(axis=1)
+        gold_above[:, i] = (reaches & gold).sum(axis=1)
+    return above * gold, gold_above * gold
+
+
+def label_ranking_precision(predictions: Predictions) -> Rows:
+    """Mean over the gold labels of the share of gold ones among the labels ranked as high (Tsoumakas et al. 2010)."""
+    above, gold_above = label_ranks(predictions)
+    n_gold = predictions.gold.sum(axis=1)
+    shares = np.divide(gold_above, above, out=np.zeros_like(above), where=above > 0)
+    return per_example(shares.sum(axis=1) / np.maximum(n_gold, 1), n_gold > 0)
+
+
+def label_coverage(predictions: Predictions) -> Rows:
+    """How far down the ranking of labels one has to go to find all gold ones, counted from 1 (Tsoumakas et al. 2010).
+
+    A label that ties with the last gold one is counted, as scikit-learn does.
+    """
+    above, _ = label_ranks(predictions)
+    return per_example(above.max(axis=1), predictions.gold.any(axis=1))
+
+
+def label_misorder(predictions: Predictions) -> Rows:
+    """Share of the pairs of a gold and another label that are ranked wrongly or tie (Tsoumakas et al. 2010)."""
+    above, gold_above = label_ranks(predictions)
+    n_gold = predictions.gold.sum(axis=1)
+    pairs = n_gold * (predictions.gold.shape[1] - n_gold)
+    return per_example((above - gold_above).sum(axis=1) / np.maximum(pairs, 1), pairs > 0)
+
+
+def label_counts_by_target(predictions: Predictions) -> Rows:
+    """`label_counts` of each target in columns of its own: (n, n_targets * 3 * n_labels), targets as they appear."""
+    number = {target: i for i, target in enumerate(dict.fromkeys(predictions.targets))}
+    codes = np.array([number[target] for target in predictions.targets], dtype=np.int64)
+    found = label_counts(predictions).tocoo()
+    row, column = found.coords
+    width = found.shape[1]
+    return sparse.csr_array((found.data, (row, column + width * codes[row])), shape=(len(codes), width * len(number)))
+
+
+def label_counts_of_target(predictions: Predictions, target: str) -> Rows:
+    """`label_counts` of the examples with the target; those of others are rows of zeros."""
+    chosen = np.array([each == target for each in predictions.targets], dtype=np.float64)
+    return sparse.csr_array(label_counts(predictions).multiply(chosen[:, None]))
 
 
 def ranking(predictions: Predictions, label: int) -> Rows:
@@ -262,6 +346,29 @@ def favor_against(sums: Floats, favor: int, against: int) -> Floats:
     return (f1(sums, favor) + f1(sums, against)) / 2
 
 
+def mean_over_targets(sums: Floats, value: Callable[[Floats], Floats], width: int) -> Floats:
+    """Mean of the values of each target's `width` columns, of summed `label_counts_by_target`."""
+    return mean_of_defined(value(sums.reshape(*sums.shape[:-1], -1, width)))
+
+
+def macro_f1_absent_as_one(sums: Floats, n_labels: int) -> Floats:
+    f1s = np.stack([f1(sums, label) for label in range(n_labels)], axis=-1)
+    return np.where(np.isnan(f1s).all(axis=-1), np.nan, np.where(np.isnan(f1s), 1.0, f1s).mean(axis=-1))
+
+
+def mean_distance(sums: Floats) -> Floats:
+    n_labels = sums.shape[-1] // 2
+    distance = divide(sums[..., :n_labels].sum(axis=-1), sums[..., n_labels:-1].sum(axis=-1))
+    return np.where(sums[..., -1] > 0, np.nan, distance)
+
+
+def macro_mean_distance(sums: Floats) -> Floats:
+    """Mean over gold labels of the mean distance of their examples (Baccianella et al. 2009)."""
+    n_labels = sums.shape[-1] // 2
+    distance = mean_of_defined(divide(sums[..., :n_labels], sums[..., n_labels:-1]))
+    return np.where(sums[..., -1] > 0, np.nan, distance)
+
+
 def expected_calibration_error(sums: Floats) -> Floats:
     return divide(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
 
@@ -292,32 +399,74 @@ def _label_metrics(task: Task) -> dict[str, Metric]:
     return found
 
 
-def _multiclass_metrics(task: Task) -> dict[str, Metric | Mean]:
+def _multiclass_metrics(task: Task, by_label: Mapping[str, Metric]) -> dict[str, Metric | Mean]:
     same = "the gold labels, or the predicted labels, are all the same"
+    abstained = "a prediction abstained, or no examples"
+    recalls = tuple(by_label[f"recall/{label}"] for label in task.labels)
     found: dict[str, Metric | Mean] = {
         "accuracy": Metric(correctness, ratio, "no examples"),
+        "balanced_accuracy": Mean(recalls, "no examples"),
         "mcc": Metric(label_counts, matthews, same),
-        "mae": Metric(index_distance, ratio, "a prediction abstained, or no examples", by_default=False),
+        # of ordinal labels, in the order of task.labels: a corpus whose labels are ordinal names them in `metrics`
+        "mae": Metric(index_distance, mean_distance, abstained, by_default=False),
+        "macro_mae": Metric(index_distance, macro_mean_distance, abstained, by_default=False),
     }
-    if {"favor", "against"} <= set(task.labels):  # Mohammad et al. 2016, SemEval-2016 task 6: pooled over targets
-        value = partial(favor_against, favor=task.labels.index("favor"), against=task.labels.index("against"))
-        found["semeval2016_favg"] = Metric(label_counts, value, "the F1 of favor or of against is undefined")
+    if _has_stances(task):
+        undefined = "the F1 of favor or of against is undefined"
+        found["semeval2016_favg"] = Metric(label_counts, _favor_against_of(task), undefined)
+        if task.has_target:
+            value = partial(mean_over_targets, value=_favor_against_of(task), width=3 * len(task.labels))
+            found["semeval2016_favg_macro"] = Metric(
+                label_counts_by_target, value, f"{undefined} on every target", by_default=False
+            )
     if set(task.labels) == set(FNC_LABELS):
         found["fnc_score"] = Metric(fnc_points, ratio, "no examples")
     return found
 
 
-def _multilabel_metrics() -> dict[str, Metric | Mean]:
+def _has_stances(task: Task) -> bool:
+    return task.kind == "multiclass" and {"favor", "against"} <= set(task.labels)
+
+
+def _favor_against_of(task: Task) -> Callable[[Floats], Floats]:
+    return partial(favor_against, favor=task.labels.index("favor"), against=task.labels.index("against"))
+
+
+def _of_target(task: Task, name: str) -> Metric | None:
+    """`semeval2016_favg/<target>`: which targets there are is known to the predictions, not to the task."""
+    kind, _, target = name.partition("/")
+    if kind != "semeval2016_favg" or not target or not (task.has_target and _has_stances(task)):
+        return None
+    undefined = f"the F1 of favor or of against is undefined on target {target!r}"
+    statistic = partial(label_counts_of_target, target=target)
+    return Metric(statistic, _favor_against_of(task), undefined, by_default=False)
+
+
+def _multilabel_metrics(task: Task) -> dict[str, Metric | Mean]:
+    no_f1, no_gold = "no label has a gold or a predicted example", "no example has a gold label"
     return {
+        # zero_division=1 in the official scorer of SemEval-2023 task 3, subtask 2 (Piskorski et al. 2023)
+        "semeval2023_macro_f1": Metric(
+            label_counts, partial(macro_f1_absent_as_one, n_labels=len(task.labels)), no_f1, by_default=False
+        ),
         # as the evaluation of ConfliBERT (Hu et al. 2022) counts it
         "example_f1": Metric(set_overlap, ratio, "no example has a gold or a predicted label"),
         "subset_accuracy": Metric(correctness, ratio, "no examples"),
         "hamming_loss": Metric(wrong_labels, ratio, "no examples"),
+        "label_ranking_average_precision": Metric(label_ranking_precision, ratio, no_gold),
+        "coverage_error": Metric(label_coverage, ratio, no_gold),
+        "ranking_loss": Metric(label_misorder, ratio, "every example has no gold label or all of them"),
     }
 
 
 def registry(task: Task) -> dict[str, Metric | Mean]:
-    """Every metric of the task by name, the general ones first, then those of single labels."""
+    """Every metric of the task by name, the general ones first, then those of single labels.
+
+    Official scores: SemEval-2016 task 6 (Mohammad et al. 2016) is `semeval2016_favg`, the targets pooled, besides
+    `semeval2016_favg_macro`, the mean over targets, and `semeval2016_favg/<target>` (see `select`); the Fake News
+    Challenge is `fnc_score`, of the points that could be scored; SemEval-2023 task 3, framing, is `micro_f1` and
+    `semeval2023_macro_f1`; ConfliBERT's multilabel score is `example_f1`.
+    """
     by_label = _label_metrics(task)
     average_precisions = tuple(by_label[f"average_precision/{label}"] for label in task.labels)
     no_f1, no_gold = "no label has a gold or a predicted example", "no label has a gold example"
@@ -325,17 +474,28 @@ def registry(task: Task) -> dict[str, Metric | Mean]:
         "macro_f1": Mean(tuple(by_label[f"f1/{label}"] for label in task.labels), no_f1),
         "micro_f1": Metric(label_counts, micro_f1, no_f1),
         "weighted_f1": Metric(label_counts, weighted_f1, no_gold),
-        **(_multiclass_metrics(task) if task.kind == "multiclass" else _multilabel_metrics()),
-        **({"mean_average_precision": Mean(average_precisions, no_gold)} if task.kind == "multilabel" else {}),
+        **(_multiclass_metrics(task, by_label) if task.kind == "multiclass" else _multilabel_metrics(task)),
+        "mean_average_precision": Mean(average_precisions, no_gold),
         "log_loss": Metric(surprise, ratio, "no examples"),
         "brier": Metric(squared_error, ratio, "no examples"),
-        "ece": Metric(calibration_gaps, expected_calibration_error, "no examples"),
+        "ece": Metric(calibration_gaps, expected_calibration_error, "no examples", folded=True),
+        # with bins of equal mass: the adaptive calibration error of Nixon et al. 2019
+        "classwise_ece": Metric(
+            partial(calibration_gaps, classwise=True),
+            expected_calibration_error,
+            "no examples",
+            by_default=False,
+            folded=True,
+        ),
         **by_label,
     }
 
 
 def available(task: Task) -> list[str]:
-    """The names of all metrics of the task, those that are only computed when asked for by name (mae) included."""
+    """The names of all metrics of the task, those that are only computed when asked for by name (mae) included.
+
+    `semeval2016_favg/<target>`, which `select` knows besides, depends on the predictions.
+    """
     return list(registry(task))
 
 
@@ -349,6 +509,7 @@ def select(task: Task, names: Sequence[str] | None = None) -> dict[str, Metric |
     known = registry(task)
     if names is None:
         return {name: metric for name, metric in known.items() if metric.by_default}
+    known |= {name: metric for name in names if name not in known and (metric := _of_target(task, name))}
     if unknown := [name for name in names if name not in known]:
         raise ConfigurationError(
             f"task {task.name} with labels {', '.join(task.labels)} has no metric {', '.join(unknown)}; "

@@ -150,6 +150,70 @@ def precision_recall(
     return render(name, (2.35, 2.15), draw)
 
 
+def risk_coverage(
+    coverage: Sequence[float],
+    risk: Sequence[float],
+    n: int,
+    chosen: tuple[float, float] | None,
+    target: float | None,
+) -> str:
+    """Share of wrong answers among the most confident ones, against the share of `n` examples that are answered.
+
+    `chosen` is (coverage, risk) as the model answered, where it abstains; `target` the risk that was asked for. The
+    dotted line is the risk of answering everything, which confidences that say nothing keep to (El-Yaniv and Wiener
+    2010).
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(risk[-1], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), label="all answered")
+        if target is not None:
+            axes.axhline(target, color=WARM, linewidth=0.8, linestyle=(0, (4, 3)), label="target")
+        axes.plot(coverage, risk, color=ACCENT, linewidth=1.4, label="most confident first")
+        axes.fill_between(coverage, risk, color=ACCENT, alpha=0.1, linewidth=0)
+        if chosen:
+            axes.plot(
+                *chosen, color=WARM, marker="o", markersize=6, markeredgecolor=PAPER, linestyle="none", label="answered"
+            )
+        top = 1.25 * max(*risk, target or 0, chosen[1] if chosen else 0, 0.04)
+        axes.set(xlim=(0, 1.01), ylim=(0, min(1.02, top)), xlabel="share answered (coverage)", ylabel="share wrong")
+        axes.set_title(f"Risk and coverage (n = {n:,})")
+        axes.legend(loc="best")
+        axes.xaxis.set_major_formatter(FuncFormatter(_figure))
+        axes.yaxis.set_major_formatter(FuncFormatter(_figure))
+        axes.grid()
+
+    return render("risk-coverage", (4.7, 2.9), draw)
+
+
+def training(
+    losses: Sequence[Sequence[tuple[float, float]]], scores: Sequence[Sequence[tuple[float, float]]], unit: str
+) -> str:
+    """Training loss above, validation score below, each a line for each fit of points (epoch or step, value)."""
+
+    def draw(figure: Figure) -> None:
+        drawn = [(name, each) for name, each in (("training loss", losses), ("validation score", scores)) if any(each)]
+        fits = max(len(lines) for _, lines in drawn)
+        first = None
+        for row, (name, lines) in enumerate(drawn, start=1):
+            axes = figure.add_subplot(len(drawn), 1, row, sharex=first)
+            first = first or axes
+            for line in lines:
+                x, y = [x for x, _ in line], [y for _, y in line]
+                style: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(line) < 40 else {}
+                axes.plot(x, y, color=ACCENT, linewidth=1.3, alpha=1 if fits == 1 else 0.6, **style)
+            axes.set(ylabel=name)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.grid()
+            axes.tick_params(labelbottom=row == len(drawn))
+            if row == 1:
+                axes.set_title(f"Training, by {unit}" + (f" ({fits} folds)" if fits > 1 else ""))
+        axes.set(xlabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=unit == "step"))
+
+    return render("training", (4.7, 3.6), draw)
+
+
 def label_errors(
     labels: Sequence[str], right: Sequence[int], spurious: Sequence[int], missed: Sequence[int], n: int
 ) -> str:

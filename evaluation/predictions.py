@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slantwise.errors import CorpusError
+from data.labels import value_key
+from slantwise.errors import BadRowsError, CorpusError
+from slantwise.rows import BadRow, Layout, Row, read_rows
 from slantwise.task import Task
+
+Key = tuple[str, str | None]  # an example: the article's id, and the target where the task has one
+COLUMN = "column."  # before the names of further columns in a file of predictions
+SHOWN = 8  # as many mistakes of a kind are named
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Predictions:
     probabilities float32 (n, n_labels), columns in the order of task.labels, after calibration
     predicted     like gold; multiclass: -1 where the decision abstained
     groups        what is resampled together by the bootstrap: the article, or the group column of the corpus
+    columns       what else is known of each example, by name: what `evaluation.slices` cuts by
     """
 
     task: Task
@@ -36,6 +45,7 @@ class Predictions:
     groups: Sequence[str]
     targets: Sequence[str | None]
     sources: Sequence[str | None]
+    columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, shape = len(self.ids), (len(self.ids), len(self.task.labels))
@@ -48,6 +58,7 @@ class Predictions:
         )
         assert np.isfinite(self.probabilities).all(), "a probability is not a number"
         assert len(self.texts) == len(self.groups) == len(self.targets) == len(self.sources) == n
+        assert all(len(column) == n for column in self.columns.values())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +76,7 @@ class Predictions:
             groups=[self.groups[i] for i in rows],
             targets=pick(self.targets),
             sources=pick(self.sources),
+            columns={name: pick(column) for name, column in self.columns.items()},
             gold=self.gold[rows],
             probabilities=self.probabilities[rows],
             predicted=self.predicted[rows],
@@ -89,6 +101,7 @@ class Predictions:
                 "group": pa.array(self.groups, pa.string()),
                 "source": pa.array(self.sources, pa.string()),
                 "text": pa.array(self.texts, pa.string()),
+                **{COLUMN + name: pa.array(column, pa.string()) for name, column in self.columns.items()},
             }
         )
         metadata = {"task": json.dumps(self.task.to_dict()), "split": self.split}
@@ -118,4 +131,213 @@ class Predictions:
         return cls(
             task, split, columns["id"], columns["text"], codes(columns["gold"]), probabilities,
             codes(columns["predicted"]), columns["group"], columns["target"], columns["source"],
+            {name.removeprefix(COLUMN): column for name, column in columns.items() if name.startswith(COLUMN)},
         )  # fmt: skip
+
+
+# --- Answers that another tool wrote ----------------------------------------------------------------------------------
+
+
+@dataclass
+class AnswerColumns:
+    """Which columns of a file hold another tool's answers; `outer.inner` is a key inside a column of objects."""
+
+    id: str = "id"
+    target: str = "target"  # stance only
+    label: str = "label"  # multiclass: one label; empty where the tool gave none
+    labels: str = "labels"  # multilabel: a list, or one text with the labels separated by label_separator
+    probability_prefix: str = ""  # a column for each label, named this and the label; all of them or none
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said of examples, without the truth: one row each, in its own order.
+
+    predicted and probabilities as in `Predictions`; probabilities None where there are none
+    """
+
+    keys: Sequence[Key]
+    predicted: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
+    probabilities: npt.NDArray[np.float32] | None
+
+
+def is_predictions_file(path: Path) -> bool:
+    """Whether the file is one that `Predictions.write` made."""
+    try:
+        return path.suffix == ".parquet" and {b"task", b"split"} <= set(pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
+def read_answers(
+    layout: Layout,
+    task: Task,
+    columns: AnswerColumns | None = None,
+    label_separator: str = "|",
+    label_map: Mapping[str, str] | None = None,
+) -> Answers:
+    """Another tool's answers from CSV, JSONL, JSON or Parquet; `label_map` maps its labels to those of the task.
+
+    Raises BadRowsError, which lists all rows that cannot be used, or CorpusError for a file that cannot be read.
+    """
+    reader = _AnswerReader(task, columns or AnswerColumns(), label_separator, dict(label_map or {}))
+    rows = read_rows(layout, Path())
+    found = [answer for row in rows if (answer := reader.read(row)) is not None]
+    if bad := reader.bad:
+        shown = "\n".join(f"  {row}" for row in bad[: 2 * SHOWN])
+        more = f"\n  and {len(bad) - 2 * SHOWN:,} more" if len(bad) > 2 * SHOWN else ""
+        raise BadRowsError(f"{layout.path}: {len(bad):,} rows of predictions cannot be used:\n{shown}{more}")
+    if not found:
+        raise CorpusError(f"{layout.path} holds no predictions; expected a row for each example")
+    keys, predicted, probabilities = zip(*found, strict=True)
+    with_probabilities = np.array(probabilities, dtype=np.float32) if reader.probability_columns else None
+    return Answers(keys, np.array(predicted, dtype=bool if task.kind == "multilabel" else np.int64), with_probabilities)
+
+
+@dataclass
+class _AnswerReader:
+    """Reads one row after the other and keeps those that are bad."""
+
+    task: Task
+    columns: AnswerColumns
+    separator: str
+    map: dict[str, str]
+    bad: list[BadRow] = field(default_factory=list)
+    probability_columns: list[str] | None = None  # of the first row; every row must have them, or none
+
+    def read(self, row: Row | BadRow) -> tuple[Key, Any, list[float] | None] | None:
+        if isinstance(row, BadRow):
+            self.bad.append(row)
+            return None
+        if self.probability_columns is None:
+            self._check_columns(row)
+            self.probability_columns = self._probability_columns(row)
+        try:
+            label = self._labels(row) if self.task.kind == "multilabel" else self._label(row)
+            return self._key(row), label, self._probabilities(row, self.probability_columns)
+        except _BadValue as mistake:
+            self.bad.append(BadRow(row.file, row.line, *mistake.args))
+            return None
+
+    def _check_columns(self, row: Row) -> None:
+        """Every column of the first row, so that a wrong name is said once and not for each row."""
+        multilabel = self.task.kind == "multilabel"
+        needed = ["id", "labels" if multilabel else "label", *(["target"] if self.task.has_target else [])]
+        if missing := [key for key in needed if _cell(row, getattr(self.columns, key), ...) is ...]:
+            wrong = ", ".join(f"{getattr(self.columns, key)!r} (columns.{key}=…)" for key in missing)
+            raise CorpusError(f"{row.file} has no column {wrong}; it has {', '.join(row.values)}")
+
+    def _probability_columns(self, row: Row) -> list[str]:
+        names = [self.columns.probability_prefix + label for label in self.task.labels]
+        missing = [name for name in names if _cell(row, name, None) is None]
+        if missing and len(missing) < len(names):
+            raise CorpusError(
+                f"{row.file} has probabilities of some labels only; the columns {', '.join(missing)} are missing or "
+                "empty. Give one for each label of the task, or none"
+            )
+        return [] if missing else names
+
+    def _key(self, row: Row) -> Key:
+        id_ = self._text(row, self.columns.id)
+        return id_, self._text(row, self.columns.target) if self.task.has_target else None
+
+    def _text(self, row: Row, column: str) -> str:
+        value = _required(row, column)
+        if value is None or value == "":
+            raise _BadValue(column, value, "empty")
+        return value_key(value) if isinstance(value, float) else str(value)
+
+    def _label(self, row: Row) -> int:
+        """The label's index, -1 where the cell is empty: the tool abstained."""
+        value = _required(row, self.columns.label)
+        return -1 if value is None or value == "" else self._index(value, self.columns.label)
+
+    def _labels(self, row: Row) -> list[bool]:
+        """A flag for each label; an empty cell means none of them."""
+        value = _required(row, self.columns.labels)
+        given = [] if value is None else value if isinstance(value, list) else str(value).split(self.separator)
+        held = {self._index(label, self.columns.labels) for label in given if str(label).strip()}
+        return [i in held for i in range(len(self.task.labels))]
+
+    def _index(self, value: Any, column: str) -> int:
+        label = value_key(value)
+        label = self.map.get(label, label)
+        if label not in self.task.labels:
+            raise _BadValue(column, value, f"no label of the task; expected one of {', '.join(self.task.labels)}")
+        return self.task.labels.index(label)
+
+    def _probabilities(self, row: Row, names: Sequence[str]) -> list[float] | None:
+        found = []
+        for name in names:
+            value = _cell(row, name, None)
+            try:
+                found.append(float(value))
+            except (TypeError, ValueError):
+                raise _BadValue(name, value, "expected a probability") from None
+            if not 0 <= found[-1] <= 1:
+                raise _BadValue(name, value, "expected a probability between 0 and 1")
+        if names and self.task.kind == "multiclass" and abs(sum(found) - 1) > 0.02:
+            raise _BadValue(None, f"{sum(found):.3f}", "the probabilities of the labels must add up to 1")
+        return found if names else None
+
+
+class _BadValue(ValueError):
+    """field, value, reason"""
+
+
+def _cell(row: Row, column: str, default: Any) -> Any:
+    """The value of `column`, or of the key inside an object that a dotted name means."""
+    if column in row.values:
+        value = row.values[column]
+        return None if isinstance(value, float) and np.isnan(value) else value
+    outer, _, inner = column.partition(".")
+    value = row.values.get(outer)
+    return _cell(Row(row.file, row.line, value), inner, default) if inner and isinstance(value, dict) else default
+
+
+def _required(row: Row, column: str) -> Any:
+    value = _cell(row, column, ...)
+    if value is ...:
+        raise _BadValue(column, None, "missing")
+    return value
+
+
+def answered(examples: Predictions, answers: Answers, known: Counter[Key], where: str) -> Predictions:
+    """The given examples with these answers in place of their own, whatever order the answers have.
+
+    `known` counts the examples of the whole corpus: answers to other examples of it are left out. Answers without
+    probabilities get zeros, which no metric may be computed from. Raises CorpusError that names every example
+    without an answer, and every answer that is unknown or doubled.
+    """
+    wanted = list(zip(examples.ids, examples.targets, strict=True))
+    row_of = {key: row for row, key in enumerate(_numbered(answers.keys))}
+    mistakes: dict[str, Sequence[Any]] = {
+        "without a prediction": [key for key in _numbered(wanted) if key not in row_of],
+        "unknown to the corpus": [key for key in dict.fromkeys(answers.keys) if key not in known],
+        "predicted more than once": [k for k, n in Counter(answers.keys).items() if n > known[k] > 0],
+    }
+    if any(mistakes.values()):
+        parts = [f"{len(keys):,} {what} ({_shown(keys)})" for what, keys in mistakes.items() if keys]
+        raise CorpusError(
+            f"{where}: {'; '.join(parts)}. Expected one prediction for each of the {len(examples):,} examples of split "
+            f"{examples.split}, by id{' and target' if examples.task.has_target else ''}"
+        )
+    rows = np.array([row_of[key] for key in _numbered(wanted)], dtype=np.int64)
+    given = answers.probabilities
+    probabilities = np.zeros_like(examples.probabilities) if given is None else given[rows]
+    return replace(examples, predicted=answers.predicted[rows], probabilities=probabilities)
+
+
+def _numbered(keys: Iterable[Key]) -> Iterator[tuple[Key, int]]:
+    """Each key with how often it stood before: a corpus may ask twice for one target of an article."""
+    seen: Counter[Key] = Counter()
+    for key in keys:
+        yield key, seen[key]
+        seen[key] += 1
+
+
+def _shown(keys: Sequence[Any]) -> str:
+    """The first keys as "a1", or "a1 towards City Mayor"."""
+    plain = [key[0] if isinstance(key[0], tuple) else key for key in keys[:SHOWN]]
+    names = [id_ if target is None else f"{id_} towards {target}" for id_, target in plain]
+    return ", ".join(names) + (f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else "")

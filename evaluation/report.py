@@ -6,9 +6,9 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -17,30 +17,48 @@ from markupsafe import Markup
 from sklearn.metrics import precision_recall_curve
 
 from evaluation import plots
+from evaluation.evidence import Evidence, excerpt
 from evaluation.intervals import Estimate
 from evaluation.metrics import CALIBRATION_BINS, calibration_pairs, confusion, per_label_table
 from evaluation.predictions import Predictions
 
+if TYPE_CHECKING:
+    from evaluation.slices import Slices
+
 FORMAT = 1
+SECTIONS = ("calibration", "thresholds", "confusion", "training", "file")  # that have pictures
 BINS = 10
 CURVES = 16
 CURVE_POINTS = 120
 MISTAKES = 20
-EXCERPT = 600
-UNBOUNDED = ("log_loss", "brier", "mae", "mcc")  # not on a line from 0 to 1
-LOWER_IS_BETTER = ("log_loss", "brier", "mae", "ece", "hamming_loss")
+SHOWN_SLICES = 12  # of those that are not clear; the others fold away
+UNBOUNDED = ("log_loss", "brier", "mae", "macro_mae", "mcc", "coverage_error")  # not on a line from 0 to 1
+LOWER_IS_BETTER = (
+    "log_loss", "brier", "mae", "macro_mae", "ece", "classwise_ece", "hamming_loss", "coverage_error", "ranking_loss",
+)  # fmt: skip
+LEAST_EXAMPLES, LEAST_GROUPS = 10, 5  # a smaller slice is named but not judged
+# Keys of the decision that the page shows in a form of their own.
+TOLD = (
+    "abstain_below", "calibration", "costs", "ece_by_chance", "fitted", "mean_cost", "mean_cost_of_most_probable",
+    "selection", "temperature", "thresholds", "uncalibrated_ece", "uncalibrated_log_loss",
+)  # fmt: skip
 LABEL_METRICS = ("f1", "precision", "recall", "average_precision")
 METRIC_NAMES = {
+    "f1": "F1",
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
     "weighted_f1": "weighted F1",
     "example_f1": "F1 of examples",
     "mcc": "Matthews correlation",
     "mae": "mean absolute error",
+    "macro_mae": "mean absolute error, macro",
     "semeval2016_favg": "F1 of favor and against",
+    "semeval2016_favg_macro": "F1 of favor and against, mean over targets",
+    "semeval2023_macro_f1": "macro-F1, absent labels as 1",
     "fnc_score": "FNC score",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
+    "classwise_ece": "calibration error, mean over labels",
 }
 
 
@@ -51,12 +69,17 @@ class ReportData:
     model          one line that says which model was judged
     headline       names in `metrics` to put on top, at least one, the primary one first
     baseline       the same metrics for always answering the most frequent label(s)
-    decision       how probabilities became labels; every key is optional: `temperature`, `thresholds` (label to
-                   probability), `abstain_below` (confidence), and before calibration `uncalibrated_ece`,
-                   `uncalibrated_log_loss`; other keys are listed as they are
+    decision       how probabilities became labels: the keys of `evaluation.judge.decision_facts`, all of them optional;
+                   others are listed as they are
     data           facts about the corpus, listed in their order; a mapping is listed as name and value pairs
     configuration  the resolved configuration, YAML
     warnings       sentences that a reader must see before the figures
+    slices         None where none were looked for
+    shortcuts      of `evaluation.judge.shortcut_facts`; None where the probes were not run
+    evidence       the words that spoke for the wrong answer of a mistake
+    cut            `cut_articles` and `cut_tokens` (shares of the training examples and of their tokens that the
+                   classifier does not read), `windows_per_example`; empty where it reads all
+    history        for each fold the metrics of the steps after which they were taken, each with its `step`
     """
 
     title: str
@@ -71,6 +94,11 @@ class ReportData:
     data: Mapping[str, Any]
     configuration: str
     warnings: Sequence[str] = ()
+    slices: Slices | None = None
+    shortcuts: Mapping[str, Any] | None = None
+    evidence: Evidence = field(default_factory=dict)
+    cut: Mapping[str, float] = field(default_factory=dict)
+    history: Sequence[Sequence[Mapping[str, float]]] = ()
 
 
 def write_report(data: ReportData, directory: Path) -> Path:
@@ -91,7 +119,7 @@ def write_report(data: ReportData, directory: Path) -> Path:
 
 
 def report_figures(data: ReportData) -> dict[str, Any]:
-    """Everything that the report says, as JSON-ready values; a figure that is undefined is null.
+    """Everything that the report says, as JSON-ready values (docs/report-schema.md); an undefined figure is null.
 
     format         1; grows when a key changes its meaning
     title, model, corpus, split, configuration, warnings, headline, decision, data     as in ReportData
@@ -106,9 +134,15 @@ def report_figures(data: ReportData) -> dict[str, Any]:
     abstained      multiclass: number of examples left without a label; multilabel: null
     confusion      multiclass: {rows, columns, counts}, rows gold; multilabel: [{label, right, spurious, missed}]
     labels         [{label, support, predicted, precision, recall, f1, average_precision}]
-    mistakes       [{id, target, source, label, gold, predicted, probability, error, row}], worst first; `label` is the
-                   one that is wrong, `probability` its probability, `error` the distance from the truth, and `row` the
-                   row of the predictions; gold and predicted are lists of labels
+    mistakes       [{id, target, source, label, gold, predicted, probability, error, row, words}], worst first; `label`
+                   is the one that is wrong, `probability` its probability, `error` the distance from the truth, `row`
+                   the row of the predictions, and `words` [{word, weight}] what spoke for the wrong answer (empty where
+                   the classifier cannot tell); gold and predicted are lists of labels
+    slices         the fields of `evaluation.slices.Slices`, or null
+    shortcuts      {metric, n, model, chance, shuffled_targets, probes: [{name, title, estimate, share, difference}],
+                   verdict}, or null; model, shuffled_targets and estimate are like those of `metrics`, `share` is how
+                   much of the model's score above chance the probe reaches
+    cut, history   as in ReportData
     """
     predictions = data.predictions
     multiclass = predictions.task.kind == "multiclass"
@@ -131,7 +165,14 @@ def report_figures(data: ReportData) -> dict[str, Any]:
         "abstained": int((predictions.predicted < 0).sum()) if multiclass else None,
         "confusion": _confusion_table(predictions) if multiclass else _label_errors(predictions),
         "labels": table,
-        "mistakes": mistakes(predictions),
+        "slices": _plain(data.slices),
+        "shortcuts": _plain(data.shortcuts),
+        "mistakes": [
+            m | {"words": [{"word": w, "weight": x} for w, x in data.evidence.get((m["row"], m["label"]), ())]}
+            for m in mistakes(predictions)
+        ],
+        "cut": _plain(data.cut),
+        "history": _plain(data.history),
         "data": _plain(data.data),
         "configuration": data.configuration,
     }
@@ -149,7 +190,18 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Probabilities are off by {number(error['value'], 2)} on average{uncalibrated}.")
     if figures["abstained"]:
         sentences.append(f"The model abstains on {figures['abstained']:,} of {examples}.")
-    return sentences + _weakest(figures["labels"])
+    return sentences + _weakest(figures["labels"]) + _worst_slice(figures["slices"])
+
+
+def _worst_slice(slices: Mapping[str, Any] | None) -> list[str]:
+    """Labels have a sentence of their own."""
+    worse = [each for each in slices["slices"] if each["worse"] and each["column"] != "label"] if slices else []
+    if not worse:
+        return []
+    found = f"On {worse[0]['column']} {worse[0]['value']} it is clearly worse: {metric_name(worse[0]['metric'])} "
+    found += f"{number(worse[0]['estimate']['value'], 2)} against {number(worse[0]['rest'], 2)} elsewhere"
+    others = f", and on {len(worse) - 1:,} more slice{'s' * (len(worse) > 2)}" if len(worse) > 1 else ""
+    return [f"{found}{others}."]
 
 
 def _against_baseline(figures: Mapping[str, Any], name: str, examples: str) -> str:
@@ -313,10 +365,44 @@ def draw(data: ReportData, figures: Mapping[str, Any]) -> list[Picture]:
         )
         pictures.append(Picture("label-errors", "confusion", description, svg))
     else:
+        pictures += _risk_curve(figures)
         table = figures["confusion"]
         svg = plots.confusion(np.array(table["counts"]), table["rows"], table["columns"])
         pictures.append(Picture("confusion", "file", "Confusion matrix", svg))
-    return pictures
+    return [*pictures, *_training_curve(figures)]
+
+
+def _risk_curve(figures: Mapping[str, Any]) -> list[Picture]:
+    decision, n = figures["decision"], figures["examples"]
+    selection = decision.get("selection")
+    if not selection or not selection["coverage"]:
+        return []
+    abstains = selection["abstained"] and selection["risk"] is not None
+    chosen = (1 - selection["abstained"], selection["risk"]) if abstains else None
+    target = (decision.get("fitted") or {}).get("target_risk", {}).get("target")
+    svg = plots.risk_coverage(selection["coverage"], selection["risks"], n, chosen, target)
+    description = (
+        f"Share of wrong answers among the most confident ones against the share answered, n = {n:,} examples: "
+        f"{number(selection['risks'][-1])} of all answers are wrong; area under the curve {number(selection['aurc'])}."
+    )
+    return [Picture("risk-coverage", "thresholds", description, svg)]
+
+
+def _training_curve(figures: Mapping[str, Any]) -> list[Picture]:
+    folds = [fold for fold in figures["history"] if fold]
+    losses, scores = (
+        [[(step.get("epoch", step["step"]), step[key]) for step in fold if step.get(key) is not None] for fold in folds]
+        for key in ("train_loss", "validation_score")
+    )
+    if not any(losses) and not any(scores):
+        return []
+    unit = "epoch" if all("epoch" in step for fold in folds for step in fold) else "step"
+    best = max((score for fold in scores for _, score in fold), default=None)
+    ends = [fold[-1][1] for fold in losses if fold]
+    description = f"Training loss and validation score by {unit}, {len(folds)} fit{'s' * (len(folds) > 1)}"
+    description += f"; last training loss {number(ends[0])}" if ends else ""
+    description += f"; best validation score {number(best)}" if best is not None else ""
+    return [Picture("training", "training", f"{description}.", plots.training(losses, scores, unit))]
 
 
 def _curves(predictions: Predictions, figures: Mapping[str, Any]) -> list[Picture]:
@@ -359,13 +445,14 @@ def render(data: ReportData, figures: Mapping[str, Any], pictures: Sequence[Pict
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "metric_name": metric_name, "breakable": breakable}
-    sections: dict[str, list[Markup]] = {"calibration": [], "thresholds": [], "confusion": [], "file": []}
+    environment.filters |= {"number": number, "signed": signed, "metric_name": metric_name, "breakable": breakable}
+    environment.filters |= {"interval": interval, "share": share}
+    sections: dict[str, list[Markup]] = {name: [] for name in SECTIONS}
     for picture in pictures:
         element = plots.inline(picture.svg, picture.name, picture.description)
         sections[picture.section].append(Markup(element))
     texts = data.predictions.texts
-    excerpts = {m["row"]: _excerpt(texts[m["row"]]) for m in figures["mistakes"]}
+    excerpts = {m["row"]: excerpt(texts[m["row"]], m["target"]) for m in figures["mistakes"]}
     of_labels = [f"{part}/{row['label']}" for row in figures["labels"] for part in LABEL_METRICS]
     return environment.get_template("report.html.j2").render(
         figures,
@@ -374,11 +461,11 @@ def render(data: ReportData, figures: Mapping[str, Any], pictures: Sequence[Pict
         of_labels=[name for name in of_labels if name in figures["metrics"]],
         ece_bins=CALIBRATION_BINS,
         unbounded=UNBOUNDED,
+        shown_slices=SHOWN_SLICES,
+        least_examples=LEAST_EXAMPLES,
+        least_groups=LEAST_GROUPS,
+        told=TOLD,
     )
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …"
 
 
 def breakable(label: str) -> Markup:
@@ -396,6 +483,19 @@ def number(value: float | None, digits: int = 3) -> str:
         return "undefined"
     text = f"{abs(value):.{digits}f}"
     return ("−" if value < 0 and float(text) else "") + text.removeprefix("0" if digits else "")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """+.052, −.052 or "undefined"."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and float(f"{value:.{digits}f}") else text
+
+
+def share(value: float | None) -> str:
+    """12 %, 0.4 % or "undefined"."""
+    if value is None:
+        return "undefined"
+    return f"{100 * value:.{0 if abs(value) >= 0.0995 or not value else 1}f} %".replace("-", "−")
 
 
 def interval(estimate: Mapping[str, Any], digits: int = 3) -> str:

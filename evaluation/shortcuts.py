@@ -33,6 +33,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
+from data.columns import View, stored
 from data.examples import LabelledExamples
 from data.prepare import CleanCorpus
 from data.splitting import LEFT_OUT, TEST, Split
@@ -50,6 +51,8 @@ Model = Callable[[Index, Index], Floats]  # training examples, others -> probabi
 
 MOST_TRAINING_EXAMPLES = 10_000  # a probe need not see more to show what it can reach
 MOST_HELD_OUT_EXAMPLES = 5_000
+MOST_KEPT_EXAMPLES = 20_000  # whose n-grams are counted once and kept; those of others are counted when asked for
+BATCH = 4096  # examples whose n-grams are in memory at once beside the kept ones
 COLUMNS, MOST_FEATURES, LEAST_ARTICLES = 2**20, 30_000, 2
 STRENGTH, ITERATIONS = 10.0, 20  # C of the logistic regression, and its passes over the examples at most
 INNER_FOLDS, LEAST_GROUPS = 3, 3
@@ -110,19 +113,29 @@ class ProbeData:
     def gold(self) -> Gold:
         return self.labelled.gold
 
-    @cached_property
-    def texts(self) -> list[str]:
-        return [example.text for example in self.labelled.examples]
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.labelled.texts
 
     @cached_property
     def targets(self) -> list[str]:
-        return [example.target or "" for example in self.labelled.examples]
+        return self.labelled.targets
 
     @cached_property
     def noise(self) -> npt.NDArray[np.uint64]:
         """A number that depends on the article and its target alone: choices made by it ignore the rows' order."""
         keys = zip(self.labelled.ids, self.targets, strict=True)
         return np.array([_digest(f"{id_}\n{target}") for id_, target in keys], dtype=np.uint64)
+
+    @cached_property
+    def kept(self) -> Index:
+        """The examples that samples to learn from are drawn from first: all of them where they are not too many."""
+        return _sample(self, np.arange(len(self.labelled)), MOST_KEPT_EXAMPLES)
+
+    @cached_property
+    def words(self) -> Block:
+        """The words and word pairs of the texts."""
+        return word_block(self.texts, self.kept)
 
 
 @dataclass(frozen=True)
@@ -160,15 +173,11 @@ class ProbeResult:
 def gather(clean: CleanCorpus, clusters: Index, removed: Sequence[Sequence[Removed]]) -> ProbeData:
     """The data of all articles of a cleaned corpus; `removed` holds the lines that each article lost to cleaning."""
     labelled = clean.examples(range(len(clean)))
-    counts = [len(row["stance"]) if clean.task.has_target else 1 for row in clean.rows]
-    articles = np.repeat(np.arange(len(clean)), counts)
-    furniture = ["\n".join(line.text for line in lines if line.reason != "title") for lines in removed]
+    articles = np.repeat(np.arange(len(clean)), clean.example_counts)
+    furniture = stored("\n".join(line.text for line in lines if line.reason != "title") for lines in removed)
+    published = clean.column("published")
     return ProbeData(
-        labelled,
-        articles,
-        clusters[articles],
-        [furniture[i] for i in articles],
-        [clean.rows[i]["published"] for i in articles],
+        labelled, articles, clusters[articles], View(furniture, articles), [published[i] for i in articles]
     )
 
 
@@ -419,9 +428,10 @@ def _indicators(data: ProbeData) -> Floats:
 
 def _predictions(data: ProbeData, rows: Index, probabilities: Floats, predicted: Gold) -> Predictions:
     part = data.labelled.select(rows)
+    texts = [""] * len(part)  # no score depends on them
     return Predictions(
-        part.task, TEST, part.ids, [e.text for e in part.examples], part.gold, probabilities.astype(np.float32),
-        predicted, part.groups, [e.target for e in part.examples], part.sources,
+        part.task, TEST, part.ids, texts, part.gold, probabilities.astype(np.float32), predicted, part.groups,
+        part.targets, part.sources,
     )  # fmt: skip
 
 
@@ -516,48 +526,81 @@ def by_category(data: ProbeData, values: Iterable[object]) -> Model:
 
 @dataclass(frozen=True)
 class Block:
-    """Counts of the n-grams of the distinct texts of one kind, and each example's row in them."""
+    """Counts of the n-grams of texts, of one for each example.
 
-    counts: Counts
-    rows: Index
+    kept     the counts of distinct texts
+    row_of   the row of each example's text in `kept`; -1 where its n-grams are counted when they are asked for
+    """
+
+    texts: Sequence[str]
+    vectorizer: HashingVectorizer
+    kept: Counts
+    row_of: Index
+
+    def counts(self, examples: Index) -> Counts:
+        rows = self.row_of[examples]
+        if (rows >= 0).all():
+            return self.kept[rows]
+        counts, rows = _count(self.vectorizer, [self.texts[i] for i in examples])
+        return counts[rows]
 
 
-def word_block(texts: Sequence[str], longest: int = 2, whole: bool = False) -> Block:
+def word_block(texts: Sequence[str], kept: Index, longest: int = 2, whole: bool = False) -> Block:
     """The words and word pairs of the texts, or with `whole` each text as one feature.
 
-    Hashing needs no vocabulary, so nothing is learned from test texts and a text is taken apart only once.
+    Hashing needs no vocabulary, so nothing is learned from test texts and each of the `kept` ones is taken apart only
+    once.
     """
-    row_of = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     vectorizer = HashingVectorizer(
         n_features=COLUMNS, alternate_sign=False, norm=None, ngram_range=(1, longest), dtype=np.float32,
         analyzer=(lambda text: [text]) if whole else "word",
     )  # fmt: skip
+    row_of = np.full(len(texts), -1, dtype=np.int64)
+    counts, row_of[kept] = _count(vectorizer, [texts[i] for i in kept])
+    return Block(texts, vectorizer, counts, row_of)
+
+
+def _count(vectorizer: HashingVectorizer, texts: Sequence[str]) -> tuple[Counts, Index]:
+    """The counts of the distinct texts, and the row of each text in them."""
+    row_of = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     counts = sparse.csr_array(vectorizer.transform(row_of))
-    return Block(counts, np.fromiter((row_of[text] for text in texts), dtype=np.int64, count=len(texts)))
+    return counts, np.fromiter((row_of[text] for text in texts), dtype=np.int64, count=len(texts))
 
 
 def text_blocks(data: ProbeData) -> list[Block]:
     """What a plain model of the text sees: its words; for stance also the target and how much of it the text holds."""
-    blocks = [word_block(data.texts)]
+    blocks = [data.words]
     if data.labelled.task.has_target:
-        blocks += [word_block(data.targets), word_block(_overlaps(data), whole=True)]
+        blocks += [word_block(data.targets, data.kept), word_block(_overlaps(data), data.kept, whole=True)]
     return blocks
 
 
 def _overlaps(data: ProbeData) -> list[str]:
     """The share of the target's words that stand in the text, in tenths."""
-    words = {text: frozenset(re.findall(r"\w+", text.lower())) for text in {*data.texts, *data.targets}}
-    pairs = zip(data.texts, data.targets, strict=True)
-    return [f"{10 * len(words[x] & words[target]) // max(1, len(words[target]))}" for x, target in pairs]
+    target_words = {target: frozenset(re.findall(r"\w+", target.lower())) for target in set(data.targets)}
+    found, last, words = [], "", frozenset[str]()
+    for text, target in zip(data.texts, data.targets, strict=True):
+        if text != last:  # the examples of an article stand together
+            last, words = text, frozenset(re.findall(r"\w+", text.lower()))
+        sought = target_words[target]
+        found.append(f"{10 * len(words & sought) // max(1, len(sought))}")
+    return found
 
 
 def by_words(data: ProbeData, blocks: Sequence[Block]) -> Model:
     """Logistic regression on TF-IDF: the usual first thing to try on a text."""
 
     def model(train: Index, others: Index) -> Floats:
-        pairs = [_tfidf(block.counts[block.rows[train]], block.counts[block.rows[others]]) for block in blocks]
-        x, z = (sparse.hstack(part, format="csr") for part in zip(*pairs, strict=True))
-        probabilities = _regress(x, _indicators(data)[train] > 0, z)
+        counts = [block.counts(train) for block in blocks]
+        scales = [_tfidf(each) for each in counts]
+        x = sparse.hstack([scale(each) for scale, each in zip(scales, counts, strict=True)], format="csr")
+        regression = _regress(x, _indicators(data)[train] > 0)
+        parts = []
+        for start in range(0, len(others), BATCH):
+            batch = others[start : start + BATCH]
+            scaled = [scale(block.counts(batch)) for scale, block in zip(scales, blocks, strict=True)]
+            parts.append(regression(sparse.hstack(scaled, format="csr")))
+        probabilities = np.vstack(parts)
         if data.labelled.task.kind == "multiclass":
             probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
         return probabilities
@@ -565,7 +608,7 @@ def by_words(data: ProbeData, blocks: Sequence[Block]) -> Model:
     return model
 
 
-def _tfidf(train: Counts, others: Counts) -> tuple[Counts, Counts]:
+def _tfidf(train: Counts) -> Callable[[Counts], Counts]:
     """Rows of length one (or zero), 1 + ln count times ln((1 + n) / (1 + df)) + 1, of the most frequent features."""
     frequency = np.bincount(train.indices, minlength=train.shape[1])
     kept = np.argsort(-frequency, kind="stable")[:MOST_FEATURES]
@@ -578,13 +621,13 @@ def _tfidf(train: Counts, others: Counts) -> tuple[Counts, Counts]:
         chosen.data = (1 + np.log(chosen.data)) * idf[chosen.indices]
         return sparse.csr_array(normalize(chosen, copy=False))
 
-    return scaled(train), scaled(others)
+    return scaled
 
 
-def _regress(x: Counts, gold: npt.NDArray[np.bool_], z: Counts) -> Floats:
-    """Probabilities (n, n_labels) of the rows of z, each label against the rest; those of training where it holds for
+def _regress(x: Counts, gold: npt.NDArray[np.bool_]) -> Callable[[Counts], Floats]:
+    """From rows to their probabilities (n, n_labels), each label against the rest; those of training where it holds for
     all of it or none."""
-    probabilities = np.tile(gold.mean(axis=0), (z.shape[0], 1))
+    regressions = {}
     for label in np.flatnonzero(gold.any(axis=0) & ~gold.all(axis=0)):
         # The dual form: features by the ten thousand cost nothing, as they would in the steps of L-BFGS.
         regression = LogisticRegression(
@@ -592,9 +635,15 @@ def _regress(x: Counts, gold: npt.NDArray[np.bool_], z: Counts) -> Floats:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a probe need not be polished
-            regression.fit(x, gold[:, label])
-        probabilities[:, label] = regression.predict_proba(z)[:, 1]
-    return probabilities
+            regressions[label] = regression.fit(x, gold[:, label])
+
+    def predict(z: Counts) -> Floats:
+        probabilities = np.tile(gold.mean(axis=0), (z.shape[0], 1))
+        for label, regression in regressions.items():
+            probabilities[:, label] = regression.predict_proba(z)[:, 1]
+        return probabilities
+
+    return predict
 
 
 # --- The probes by name: a model, or why the corpus has nothing to probe ----------------------------------------------
@@ -608,7 +657,9 @@ def _source(data: ProbeData) -> Model | str:
 
 
 def _target(data: ProbeData) -> Model | str:
-    return _one_target(data) or by_words(data, [word_block(data.targets), word_block(data.targets, whole=True)])
+    return _one_target(data) or by_words(
+        data, [word_block(data.targets, data.kept), word_block(data.targets, data.kept, whole=True)]
+    )
 
 
 def _target_majority(data: ProbeData) -> Model | str:
@@ -620,28 +671,28 @@ def _one_target(data: ProbeData) -> str | None:
 
 
 def _target_blind(data: ProbeData) -> Model | str:
-    return by_words(data, [word_block(data.texts)])
+    return by_words(data, [data.words])
 
 
 def _furniture(data: ProbeData) -> Model | str:
     if not any(data.furniture):
         return "cleaning removed nothing"
-    return by_words(data, [word_block(data.furniture)])
+    return by_words(data, [word_block(data.furniture, data.kept)])
 
 
 def _length(data: ProbeData) -> Model | str:
     """Words in steps of a quarter of an octave, about 19 % each."""
-    length = {text: int(4 * np.log2(max(1, len(text.split())))) for text in set(data.texts)}
-    return by_category(data, [length[text] for text in data.texts])
+    return by_category(data, (int(4 * np.log2(max(1, len(text.split())))) for text in data.texts))
 
 
 def _date(data: ProbeData) -> Model | str:
     """Year, month and weekday."""
-    parts = [date_parts(published) for published in data.published]
+    parts_of = {published: date_parts(published) for published in set(data.published)}
+    parts = [parts_of[published] for published in data.published]
     dated = sum(bool(part) for part in parts)
     if 2 * dated < len(parts):
         return f"{len(parts) - dated:,} of {len(parts):,} examples have no date (YYYY-MM-DD)"
-    return by_words(data, [word_block(parts, longest=1)])
+    return by_words(data, [word_block(parts, data.kept, longest=1)])
 
 
 def date_parts(published: str | None) -> str:

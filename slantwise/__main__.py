@@ -11,6 +11,8 @@ from pathlib import Path
 COMMANDS = {
     "train": ("training.run", "train a classifier on a corpus; a tracked run comes out"),
     "evaluate": ("evaluation.evaluate", "judge a model on a corpus: metrics with intervals and an HTML report"),
+    "compare": ("evaluation.compare", "which of two or more models is better, by how much, and where; an HTML page"),
+    "promote": ("training.promote", "a gate before a model becomes the champion of its task; and rolling back"),
     "audit": ("evaluation.audit", "what a corpus holds, what leaks, and which shortcuts it offers; an HTML data card"),
     "download": ("data.download", "fetch a public corpus from its source, with checksums; resumes"),
     "export": ("training.export", "put the heads of one or more runs into one MLflow model"),

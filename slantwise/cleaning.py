@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 NETWORKS = frozenset(
     "facebook twitter x youtube soundcloud rss instagram linkedin whatsapp telegram reddit pinterest tiktok threads "
@@ -69,11 +72,15 @@ NOTICE = re.compile(
     r"|join our (?:mailing|newsletter|community|channel|telegram|whatsapp)|donate (?:now|today|here|to (?:us|our))\b"
     r"|download (?:the|our) .{0,20}app\b|enjoyed this\b|listen to this (?:article|story)\b|get (?:our|your copy)\b"
     r"|this article (?:was )?(?:first|originally) |reprinted with\b|copyright (?:©|\(c\)|\d)|log in to\b"
-    r"|create an? .{0,12}account\b|you (?:may|might) also like\b|we use cookies\b|enable javascript\b)"
-    r"|\ball rights reserved\b|\bclick here\b|\bpromo code\b|\bfree trial\b"
+    r"|create an? .{0,12}account\b|you (?:may|might) also like\b|we use cookies\b|enable javascript\b)",
+    re.IGNORECASE,
+)
+NOTICE_INSIDE = re.compile(
+    r"\ball rights reserved\b|\bclick here\b|\bpromo code\b|\bfree trial\b"
     r"|\bnewsletters?\b.{0,60}\b(?:inbox|sign up|subscribe)\b",
     re.IGNORECASE,
 )
+NOTICE_WORDS = ("all rights reserved", "click here", "promo code", "free trial", "newsletter")  # one is in each of them
 BLURB = re.compile(
     r"^(?:about the author|the (?:author|writer)\b|authors?\s)"
     r"|\b(?:is|are) (?:an?|the|our)\b[^.]{0,80}\b(?:journalist|reporter|correspondent|columnist|contributor|freelancer"
@@ -99,14 +106,13 @@ READING_TIME = re.compile(
     r"^\W*(?:\d+|one|two|three|four|five)[ -]?min(?:ute)?s?\.? (?:read|listen)\b.{0,20}$", re.IGNORECASE
 )
 BREADCRUMB = re.compile(r"^\S[^.!?]{0,60}(?:\s[>›»/|·•]\s[^.!?>›»|·•]{1,60}){1,}$")
-SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*$")
 NAME = re.compile(
     r"^(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le|of|and|&)(?:\s+(?:[A-Z][\w.'’-]*|al|bin|da|de|del|der|van|von|la|le)){1,3}$"
 )
 OUTLET = re.compile(r"^(?:The\s+)?(?:[A-Z0-9][\w.'’&-]*)(?:\s+(?:of|and|the|&|[A-Z0-9][\w.'’&-]*)){0,4}$")
 
-# Line ends of all kinds and spaces that do not break a line.
-SPACES = str.maketrans({**dict.fromkeys("\r\v\f\x85\u2028\u2029", "\n"), **dict.fromkeys("\u00a0\u202f", " ")})
+LINE_ENDS = ("\r\n", "\r", "\v", "\f", "\x85", "\u2028", "\u2029")
+UNBROKEN_SPACES = ("\u00a0", "\u202f")
 
 MIN_PROSE_WORDS = 8
 MAX_FURNITURE_WORDS = 60
@@ -114,12 +120,21 @@ MAX_FURNITURE_WORDS = 60
 
 def normalise(text: str) -> str:
     """NFC, plain spaces and line ends, no control characters. Words, quotes and dashes stay as they are."""
-    text = text.replace("\r\n", "\n").translate(SPACES)
-    text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
-    text = unicodedata.normalize(
-        "NFC", text
-    )  # last: a removed character may have stood between a letter and its accent
-    return "\n".join(re.sub(r"[ \t]+", " ", line).strip() for line in text.split("\n"))
+    for end in LINE_ENDS:  # most texts hold none of them, and then a replacement costs less than a table for all
+        text = text.replace(end, "\n")
+    for space in UNBROKEN_SPACES:
+        text = text.replace(space, " ")
+    return "\n".join(map(_normalise_line, text.split("\n")))
+
+
+def _normalise_line(line: str) -> str:
+    if not line.isprintable():
+        line = "".join(c for c in line if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf"))
+    if not line.isascii():  # after that: what was removed may have stood between a letter and its accent
+        line = unicodedata.normalize("NFC", line)
+    if "  " in line or "\t" in line:
+        line = re.sub(r"[ \t]+", " ", line)
+    return line.strip()
 
 
 @dataclass(frozen=True)
@@ -142,22 +157,21 @@ class CleanPage:
     removed: tuple[Removed, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
+    """A line that is not blank, and what is asked of it again and again."""
+
     number: int
     text: str
+    words: int
+    is_prose: bool
 
-    @property
-    def words(self) -> int:
-        return len(self.text.split())
 
-    @property
-    def is_prose(self) -> bool:
-        return (self.words >= MIN_PROSE_WORDS and bool(SENTENCE_END.search(self.text))) or self.words >= 25
+def _ends_sentence(text: str) -> bool:
+    return text.rstrip("\"'”’»)]").endswith((".", "!", "?", "…"))
 
 
 def _fold(text: str) -> str:
-    return re.sub(r"\d+", "0", re.sub(r"\s+", " ", text.lower())).strip(" .:|-–—")
+    return re.sub(r"\d+", "0", " ".join(text.lower().split())).strip(" .:|-–—")
 
 
 def _recurrence_keys(line: _Line) -> list[str]:
@@ -168,7 +182,7 @@ def _recurrence_keys(line: _Line) -> list[str]:
         if head and len(head[1].split()) <= 4:
             keys.append(_fold(head[1]) + " :")
         tail = re.search(r"\s[|/–—]\s*([^|/–—.!?]{2,40})$", line.text)
-        if tail and not SENTENCE_END.search(line.text):
+        if tail and not _ends_sentence(line.text):
             keys.append("| " + _fold(tail[1]))
     return keys
 
@@ -185,27 +199,20 @@ class Cleaner:
         """Learn the recurring lines of each outlet from (source, text) pairs; labels play no part.
 
         A line recurs when it stands in at least `min_articles` different pages of one outlet and in at least 3 % of
-        them; pages without a source count as one outlet.
+        them; pages without a source count as one outlet. The pages are gone through twice (an iterator is read into a
+        list): lines are counted by 64-bit hashes, which takes a few bytes a line, and only then looked up.
         """
         if not furniture:
             return cls(furniture=False)
-        seen: dict[str, Counter[str]] = defaultdict(Counter)
-        pages_of: Counter[str] = Counter()
-        known: set[int] = set()
+        pages = list(pages) if isinstance(pages, Iterator) else pages
+        wanted = _recurring_hashes(pages, min_articles)
+        recurring: dict[str, set[str]] = defaultdict(set)
         for source, text in pages:
-            if hash((source, text)) in known:  # a page stored twice (once a target, say) is one page
-                continue
-            known.add(hash((source, text)))
-            outlet = source or ""
-            pages_of[outlet] += 1
-            lines = _lines(text)
-            if len(lines) > 1:
-                seen[outlet].update({key for line in lines for key in _recurrence_keys(line)})
-        recurring = {
-            outlet: frozenset(k for k, n in counts.items() if n >= max(min_articles, 0.03 * pages_of[outlet]) and k)
-            for outlet, counts in seen.items()
-        }
-        return cls(furniture=True, recurring={outlet: keys for outlet, keys in sorted(recurring.items()) if keys})
+            if sought := wanted.get(source or ""):  # most are found in the outlet's first pages
+                found = {key: hash(key) for line in _lines(text) for key in _recurrence_keys(line)}
+                recurring[source or ""].update(key for key, hashed in found.items() if key and hashed in sought)
+                sought.difference_update(found.values())
+        return cls(furniture=True, recurring={outlet: frozenset(keys) for outlet, keys in sorted(recurring.items())})
 
     def clean(self, text: str, source: str | None = None, title: str | None = None) -> CleanPage:
         """Take one page apart.
@@ -241,7 +248,34 @@ class Cleaner:
 
 
 def _lines(text: str) -> list[_Line]:
-    return [_Line(i, line) for i, line in enumerate(normalise(text).split("\n"), start=1) if line]
+    return [_line(number, line) for number, line in enumerate(normalise(text).split("\n"), start=1) if line]
+
+
+def _line(number: int, text: str) -> _Line:
+    words = len(text.split())
+    return _Line(number, text, words, words >= 25 or (words >= MIN_PROSE_WORDS and _ends_sentence(text)))
+
+
+def _recurring_hashes(pages: Iterable[tuple[str | None, str]], min_articles: int) -> dict[str, set[int]]:
+    """The hashes of the recurrence keys of each outlet that stand in enough of its pages."""
+    hashes: dict[str, array[int]] = defaultdict(lambda: array("q"))
+    pages_of: Counter[str] = Counter()
+    known: set[int] = set()
+    for source, text in pages:
+        if hash((source, text)) in known:  # a page stored twice (once a target, say) is one page
+            continue
+        known.add(hash((source, text)))
+        outlet = source or ""
+        pages_of[outlet] += 1
+        lines = _lines(text)
+        if len(lines) > 1:
+            hashes[outlet].extend({hash(key) for line in lines for key in _recurrence_keys(line)})
+    found = {}
+    for outlet, of_outlet in hashes.items():
+        distinct, counts = np.unique(np.frombuffer(of_outlet, dtype=np.int64), return_counts=True)
+        enough = counts >= max(min_articles, 0.03 * pages_of[outlet])
+        found[outlet] = set(distinct[enough].tolist())
+    return found
 
 
 def _page(kept: list[_Line], lines: list[_Line], reasons: Mapping[int, str | None]) -> CleanPage:
@@ -251,22 +285,20 @@ def _page(kept: list[_Line], lines: list[_Line], reasons: Mapping[int, str | Non
 
 
 def _recurs(line: _Line, recurring: frozenset[str]) -> str | None:
-    if line.words <= MAX_FURNITURE_WORDS and not recurring.isdisjoint(_recurrence_keys(line)):
+    if recurring and line.words <= MAX_FURNITURE_WORDS and not recurring.isdisjoint(_recurrence_keys(line)):
         return "recurs across the outlet's articles"
     return None
 
 
 def _wording(line: _Line) -> str | None:
     """The reason why the wording alone makes the line furniture wherever it stands, or None."""
-    words = [w.strip(".,:;|/•·()[]").lower() for w in line.text.split()]
-    words = [w for w in words if w]
-    if words and len(words) <= 20 and NETWORK_NAMES.intersection(words) and NETWORKS.issuperset(words):
+    if _is_share_bar(line.text):
         return "share bar"
     if line.words > MAX_FURNITURE_WORDS:
         return None
     if line.words <= 30 and CREDIT.search(line.text):
         return "caption or picture credit"
-    if line.is_prose and not NOTICE.search(line.text):
+    if line.is_prose and not _is_notice(line.text):
         return None
     if READ_MORE.search(line.text) and not (line.is_prose and line.words > 20):
         return "link to other articles"
@@ -275,6 +307,23 @@ def _wording(line: _Line) -> str | None:
     if NEWSLETTER.search(line.text) and line.words <= 40:
         return "newsletter, membership or site notice"
     return None
+
+
+def _is_share_bar(text: str) -> bool:
+    words = []
+    for word in text.split():
+        if bare := word.strip(".,:;|/•·()[]").lower():
+            if bare not in NETWORKS:
+                return False
+            words.append(bare)
+    return len(words) <= 20 and not NETWORK_NAMES.isdisjoint(words)
+
+
+def _is_notice(text: str) -> bool:
+    if NOTICE.match(text):
+        return True
+    folded = text.casefold()
+    return any(words in folded for words in NOTICE_WORDS) and bool(NOTICE_INSIDE.search(text))
 
 
 def _read_head(
@@ -298,7 +347,7 @@ def _read_head(
         elif author is None and NAME.match(line.text):
             author = line.text
             reasons[line.number] = "byline"
-        elif outlet is None and line.words <= 5 and OUTLET.match(line.text) and not SENTENCE_END.search(line.text):
+        elif outlet is None and line.words <= 5 and OUTLET.match(line.text) and not _ends_sentence(line.text):
             outlet = line.text
             reasons[line.number] = "name of the outlet"
     return title or found_title, author, outlet
@@ -309,7 +358,7 @@ def _author(line: _Line) -> str | None:
     if DESK.match(line.text):
         return line.text
     byline = BYLINE.match(line.text)
-    if byline is None or line.words > 14 or SENTENCE_END.search(line.text.rstrip(".")):
+    if byline is None or line.words > 14 or _ends_sentence(line.text.rstrip(".")):
         return None
     rest = line.text[byline.end() - 1 :]
     return re.split(r"\s*[|·•/–—]\s*|,\s+(?=\d|\w{3,9} \d)", rest)[0].strip() or None
@@ -323,19 +372,14 @@ def _is_title(line: _Line, title: str | None, known: bool) -> bool:
         return extra == "" or (
             known and extra is not None and len(extra.split()) <= 6 and extra.lstrip()[0] in "-–—|·•:/"
         )
-    bare = not SENTENCE_END.search(line.text.rstrip("?!")) and not line.text.endswith(":")
+    bare = not _ends_sentence(line.text.rstrip("?!")) and not line.text.endswith(":")
     return line.words >= 4 and bare and not DATE_LINE.match(line.text) and not BREADCRUMB.match(line.text)
 
 
 def _mark_bare(lines: list[_Line], reasons: dict[int, str | None], reason: str) -> None:
     """Mark lines of at most 20 words that end no sentence."""
     for line in lines:
-        if (
-            not reasons[line.number]
-            and line.words <= 20
-            and not SENTENCE_END.search(line.text)
-            and line.text[-1] != ":"
-        ):
+        if not reasons[line.number] and line.words <= 20 and not _ends_sentence(line.text) and line.text[-1] != ":":
             reasons[line.number] = reason
 
 

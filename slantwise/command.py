@@ -28,12 +28,24 @@ T = TypeVar("T")
 
 def register_resolvers() -> None:
     """`${checkout:}`: the folder of this checkout; `${unique:}`: time and a unique id, the same within one job;
-    `${backend:training.linear.fit}`: linear."""
+    `${backend:training.linear.fit_all}`: linear; `${joined:[a,b],c}`: a+b, or c where the list is empty;
+    `${package:name}`: the folder of an installed package, for weights that one carries."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("checkout", lambda: str(CHECKOUT), replace=True)
     OmegaConf.register_new_resolver("backend", lambda target: str(target).split(".")[1], replace=True)
+    OmegaConf.register_new_resolver("joined", lambda names, other: "+".join(names) or other, replace=True)
+    OmegaConf.register_new_resolver("package", _package_folder, replace=True)
     OmegaConf.register_new_resolver("unique", unique_name, use_cache=True, replace=True)
+
+
+def _package_folder(name: str) -> str:
+    from importlib.util import find_spec
+
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(f"${{package:{name}}}: no package of this name is installed")
+    return str(Path(spec.origin).parent)
 
 
 def unique_name() -> str:
@@ -182,6 +194,7 @@ class Progress:
 
         file = io.StringIO() if quiet else sys.stderr
         self.console: Console = Console(file=file, record=True, highlight=False)
+        self._tell: Callable[[str], None] = lambda detail: None
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -194,12 +207,18 @@ class Progress:
         """A spinner while it lasts, a line with its time after; strings put into the list are added to that line."""
         notes: list[str] = []
         start = time.perf_counter()
-        with self.console.status(text):
+        with self.console.status(text) as status:
+            self._tell = lambda detail: status.update(f"{text}: {detail}")
             yield notes
+        self._tell = lambda detail: None
         note = f": {', '.join(notes)}" if notes else ""
         self.console.print(
             f"  {text}{note} ({time.perf_counter() - start:.1f} s)", markup=False, soft_wrap=True, style="dim"
         )
+
+    def update(self, detail: str) -> None:
+        """How far the step is, beside its spinner; only where a person watches."""
+        self._tell(detail)
 
     def save(self, path: Path) -> None:
         self.console.save_text(str(path), clear=False)

@@ -5,6 +5,7 @@ A model is a directory:
     slantwise.json       format version, heads with their decisions and provenance, a sha256 of every other file
     cleaner-<hash>.json  the cleaning that a head was trained behind
     heads/<task>/        the classifier's files, safe formats only
+    bodies/<number>/     an encoder and its tokenizer, once for all heads that share it
     requirements.txt     what scoring needs, nothing more
     README.md            the model card
 """
@@ -19,23 +20,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 import slantwise
 from slantwise.article import Article, Example, classifier_text, read_article
+from slantwise.card import model_card
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
 from slantwise.errors import ConfigurationError, ModelError
 from slantwise.task import Task
 
+if TYPE_CHECKING:
+    from slantwise.body import Body
+
 FORMAT = 1
 MANIFEST = "slantwise.json"
 # The kinds of classifiers a model may hold; nothing else is ever imported for a model.
-CLASSIFIERS = {"linear": ("slantwise.linear", "LinearClassifier")}
-REQUIREMENTS = ("numpy", "scipy", "scikit-learn", "pyarrow")
+CLASSIFIERS = {
+    "linear": ("slantwise.linear", "LinearClassifier"),
+    "transformer": ("slantwise.transformer", "TransformerClassifier"),
+}
+REQUIREMENTS = ("numpy", "scipy", "pyarrow")
+BODY_REQUIREMENTS = {
+    "torch": ("tokenizers", "safetensors", "torch", "transformers"),
+    "onnx": ("tokenizers", "safetensors", "onnxruntime"),
+}
 
 
 class Classifier(Protocol):
@@ -69,6 +81,11 @@ class Head:
         """Calibrated probabilities, float32 (n_examples, n_labels)."""
         return self.decision.calibrate(self.classifier.predict_proba(examples), self.task)
 
+    @property
+    def body(self) -> Body | None:
+        """The encoder that the head may share with others; a linear head has none."""
+        return getattr(self.classifier, "body", None)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -88,21 +105,54 @@ class Model:
         wanted = targets if targets is not None else [()] * len(articles)
         rows: list[dict[str, Any]] = [{"id": article.id} for article in articles]
         texts: dict[str, list[str]] = {}
+        examples: dict[str, list[Example]] = {}
+        owners = [i for i, own in enumerate(wanted) for _ in own]
         for name, head in self.heads.items():
             key = _cleaner_key(head.cleaner)
             if key not in texts:
                 texts[key] = [classifier_text(read_article(article, head.cleaner)[0]) for article in articles]
             if head.task.has_target:
-                owners = [(i, target) for i, own in enumerate(wanted) for target in own]
-                found = _structs(head, [Example(texts[key][i], target) for i, target in owners])
+                examples[name] = [Example(texts[key][i], target) for i, own in enumerate(wanted) for target in own]
+            else:
+                examples[name] = [Example(text) for text in texts[key]]
+        probabilities = self.probabilities(examples)
+        for name, head in self.heads.items():
+            structs = _structs(head, probabilities[name])
+            if head.task.has_target:
                 for row in rows:
                     row[name] = []
-                for (i, target), struct in zip(owners, found, strict=True):
-                    rows[i][name].append({"target": target, **struct})
+                for i, example, struct in zip(owners, examples[name], structs, strict=True):
+                    rows[i][name].append({"target": example.target, **struct})
             else:
-                for row, struct in zip(rows, _structs(head, [Example(text) for text in texts[key]]), strict=True):
+                for row, struct in zip(rows, structs, strict=True):
                     row[name] = struct
         return rows
+
+    def probabilities(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, npt.NDArray[np.float32]]:
+        """For each of the given tasks the probabilities of its examples, float32 (n, n_labels), not yet calibrated.
+
+        Tasks that share a body share its pass: an example that several of them ask for is encoded once.
+        """
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        for body, names in self._by_body(list(examples)):
+            asked = list(dict.fromkeys(example for name in names for example in examples[name]))
+            if body is None or not asked:
+                found |= {name: self.heads[name].classifier.predict_proba(examples[name]) for name in names}
+                continue
+            place = {example: i for i, example in enumerate(asked)}
+            vectors = body.represent(asked)
+            for name in names:
+                classifier: Any = self.heads[name].classifier
+                found[name] = classifier.from_representation(vectors[[place[e] for e in examples[name]]])
+        return found
+
+    def _by_body(self, names: Sequence[str]) -> list[tuple[Body | None, list[str]]]:
+        """The tasks that see the same examples through the same body; tasks without one are together."""
+        groups: dict[tuple[int, bool], tuple[Body | None, list[str]]] = {}
+        for name in names:
+            head = self.heads[name]
+            groups.setdefault((id(head.body), head.task.has_target), (head.body, []))[1].append(name)
+        return list(groups.values())
 
     def save(self, directory: Path) -> None:
         """Write the model into a new directory; all or nothing. Raises ModelError where it exists."""
@@ -119,7 +169,10 @@ class Model:
 
     def _write(self, draft: Path) -> None:
         heads = {}
+        bodies: dict[int, tuple[str, Body]] = {}
         for name, head in self.heads.items():
+            if head.body is not None and id(head.body) not in bodies:
+                bodies[id(head.body)] = f"bodies/{len(bodies) + 1}", head.body
             cleaner = f"cleaner-{_cleaner_key(head.cleaner)}.json"
             _write_json(draft / cleaner, head.cleaner.to_dict())
             (draft / "heads" / name).mkdir(parents=True)
@@ -127,11 +180,14 @@ class Model:
             heads[name] = {
                 "task": head.task.to_dict(),
                 "classifier": head.kind,
+                "body": None if head.body is None else bodies[id(head.body)][0],
                 "cleaner": cleaner,
                 "decision": head.decision.to_dict(),
                 "provenance": dict(head.provenance),
             }
-        (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()))
+        for folder, body in bodies.values():
+            body.save(draft / folder)
+        (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements(self)))
         (draft / "README.md").write_text(model_card(self), encoding="utf-8")
         files = {
             path.relative_to(draft).as_posix(): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
@@ -143,9 +199,12 @@ class Model:
         )  # fmt: skip
 
 
-def requirements() -> list[str]:
-    """Pinned requirements of a model with linear heads."""
-    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
+def requirements(model: Model) -> list[str]:
+    """Pinned requirements of scoring with the model, and nothing more."""
+    runtimes = {head.body.runtime.kind for head in model.heads.values() if head.body is not None}
+    names = dict.fromkeys([*REQUIREMENTS, *(name for kind in sorted(runtimes) for name in BODY_REQUIREMENTS[kind])])
+    # a local build such as 2.13.0+cpu is in no registry
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
 def code_checksum() -> str:
@@ -166,8 +225,11 @@ def find_directory(path: Path) -> Path:
     raise ModelError(f"{path} is not a model directory: it holds no {MANIFEST}")
 
 
-def load(path: str | Path) -> Model:
-    """Load a model after checking every file against the manifest. Raises ModelError naming the file at fault."""
+def load(path: str | Path, device: str = "auto") -> Model:
+    """Load a model after checking every file against the manifest. Raises ModelError naming the file at fault.
+
+    `device` is where encoders run: cpu, cuda, or auto, the GPU where there is one. Linear heads run on the CPU.
+    """
     directory = find_directory(Path(path))
     manifest = _read_json(directory / MANIFEST)
     if manifest.get("format") != FORMAT:
@@ -176,19 +238,31 @@ def load(path: str | Path) -> Model:
             f"slantwise {slantwise.__version__} reads format {FORMAT}"
         )
     _verify(directory, manifest)
+    states = manifest["heads"] if isinstance(manifest.get("heads"), dict) else {}
+    folders = dict.fromkeys(state.get("body") for state in states.values() if isinstance(state, dict))
+    # outside of what is taken for damage: a missing library or GPU is none
+    bodies = {folder: _load_body(directory / folder, device) for folder in folders if folder}
     try:
-        heads = {name: _load_head(directory, name, state) for name, state in manifest["heads"].items()}
+        heads = {name: _load_head(directory, name, state, bodies) for name, state in manifest["heads"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
         raise ModelError(f"{directory / MANIFEST}: damaged ({type(error).__name__}: {error})") from error
     return Model(heads)
 
 
-def _load_head(directory: Path, name: str, state: Mapping[str, Any]) -> Head:
+def _load_body(folder: Path, device: str) -> Body:
+    from slantwise.body import Body  # linear models do without its libraries
+
+    return Body.load(folder, device)
+
+
+def _load_head(directory: Path, name: str, state: Mapping[str, Any], bodies: Mapping[str, Body]) -> Head:
     if state["classifier"] not in CLASSIFIERS:
         raise ModelError(f"{directory}: classifier {state['classifier']!r}; expected one of {', '.join(CLASSIFIERS)}")
     module, cls = CLASSIFIERS[state["classifier"]]
     task = Task.from_dict(state["task"])
-    classifier = getattr(importlib.import_module(module), cls).load(directory / "heads" / name)
+    files = directory / "heads" / name
+    loader = getattr(importlib.import_module(module), cls).load
+    classifier = loader(files, task, bodies[state["body"]]) if state.get("body") else loader(files)
     cleaner = Cleaner.from_dict(_read_json(directory / state["cleaner"]))
     return Head(task, classifier, Decision.from_dict(state["decision"], task), cleaner, state["provenance"])
 
@@ -205,40 +279,25 @@ def _verify(directory: Path, manifest: Mapping[str, Any]) -> None:
             raise ModelError(f"{path} was changed or truncated: its sha256 is not the one in {MANIFEST}")
 
 
-def _structs(head: Head, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """{label, confidence, probabilities}, or {labels, probabilities} for multilabel."""
-    if not examples:
+def _structs(head: Head, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+    """{label, confidence, probabilities}, or {labels, probabilities} for multilabel, for each row."""
+    if not len(probabilities):
         return []
-    calibrated = head.predict(examples)
+    calibrated = head.decision.calibrate(probabilities, head.task)
     decided = head.decision.decide(calibrated, head.task)
     labels = head.task.labels
     structs: list[dict[str, Any]] = []
-    for p, d in zip(calibrated.tolist(), decided, strict=True):
-        probabilities = dict(zip(labels, p, strict=True))
-        if head.task.kind == "multilabel":
-            structs.append({"labels": [labels[i] for i in np.flatnonzero(d)], "probabilities": probabilities})
-        else:
-            label = labels[d] if d >= 0 else None
-            structs.append({"label": label, "confidence": max(p), "probabilities": probabilities})
+    if head.task.kind == "multilabel":
+        for p, d in zip(calibrated.tolist(), decided, strict=True):
+            shown = dict(zip(labels, p, strict=True))
+            structs.append({"labels": [labels[i] for i in np.flatnonzero(d)], "probabilities": shown})
+        return structs
+    # where costs are given, the label need not be the most probable one
+    confidence = calibrated[np.arange(len(calibrated)), head.decision.best(calibrated)].tolist()
+    for p, d, sure in zip(calibrated.tolist(), decided, confidence, strict=True):
+        label = labels[d] if d >= 0 else None
+        structs.append({"label": label, "confidence": sure, "probabilities": dict(zip(labels, p, strict=True))})
     return structs
-
-
-def model_card(model: Model) -> str:
-    """Markdown for people: the tasks, their labels, what they were trained on and how well they did on test."""
-    lines = [
-        "# slantwise model",
-        "",
-        f"Made by slantwise {slantwise.__version__}. Load it with `slantwise.model.load(directory)`.",
-    ]
-    for name, head in model.heads.items():
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            f"{head.task.kind}, {len(head.task.labels)} labels: {', '.join(head.task.labels)}.",
-        ]
-        lines += [f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.provenance.items()]
-    return "\n".join(lines) + "\n"
 
 
 def _cleaner_key(cleaner: Cleaner) -> str:

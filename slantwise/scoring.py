@@ -51,6 +51,7 @@ class ScoreConfig:
     columns: ScoreColumns = field(default_factory=ScoreColumns)
     targets: list[str] = field(default_factory=list)  # the targets of articles that name none themselves
     target_separator: str = "|"
+    device: str = "auto"  # where encoders run
 
 
 @dataclass
@@ -79,7 +80,7 @@ def _job(config: Any) -> None:
     check_output(output)
     layout = Layout(chosen.input, chosen.format, chosen.encoding, None, chosen.separator)
     rows = peek(read_rows(layout, Path()), chosen.columns)
-    model = load(locate_model(chosen.model))
+    model = load(locate_model(chosen.model), chosen.device)
     columns = (
         SpinnerColumn(), TextColumn("{task.completed:,} articles"), BarColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),

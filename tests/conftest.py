@@ -83,3 +83,49 @@ def tiny_path(tiny_rows: list[Row], write_jsonl: WriteJsonl) -> Path:
 def tiny_corpus(tiny_path: Path) -> Corpus:
     """`tiny_rows` as a Corpus."""
     return load_corpus(CorpusConfig(name="tiny", path=str(tiny_path)))
+
+
+def tiny_vocabulary() -> dict[str, int]:
+    """The words of `tiny_article`, and single characters for all others."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    groups = (*WORDS.values(), *FRAMES.values(), *STANCES.values(), FILLER, [t.lower() for t in TARGETS])
+    words = [word for group in groups for phrase in group for word in phrase.split()]
+    characters = list("abcdefghijklmnopqrstuvwxyz0123456789.,'-")
+    pieces = [*specials, *words, "officials", "on", "day", *characters, *(f"##{c}" for c in characters)]
+    return {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the hub has them: an untrained BERT of 2 layers and 32 dimensions, the same in every session."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    vocabulary = tiny_vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")],
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=256, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    BertModel(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=256, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]",
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes the store that a test chose into the environment, from where the next test's processes take it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

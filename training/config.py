@@ -12,7 +12,9 @@ from data import schemas
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, TaskConfig
 from evaluation.judge import EvaluationConfig
 from slantwise.errors import ConfigurationError
+from slantwise.task import TASK_NAMES
 from training.decisions import DecisionConfig
+from training.encoders import EncoderConfig, TransformerConfig
 from training.linear import LinearConfig
 
 
@@ -42,11 +44,25 @@ class TrainConfig:
     run_dir: str = MISSING  # a new folder that will hold everything about the run
     shortcuts: bool = True  # probe how far source, target, furniture or length alone tell the label
     shuffle_train_labels: bool = False  # a test of the whole chain: with it, test scores must fall to chance
+    tasks: list[str] = field(default_factory=list)  # several tasks that share one fit; `task=[topic,framing]`
 
     def __post_init__(self) -> None:
         target = str(getattr(self.classifier, "_target_", ""))
         if not target.startswith("training.") or target.count(".") != 2:
             raise ConfigurationError(f"classifier._target_={target}; expected training.<module>.<function>")
+        if unknown := [name for name in self.tasks if name not in TASK_NAMES]:
+            raise ConfigurationError(f"task={unknown}; expected some of {', '.join(TASK_NAMES)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ConfigurationError(f"task={self.tasks}: a task is named twice")
+
+    @property
+    def task_names(self) -> list[str]:
+        return self.tasks or [self.task.name]
+
+    @property
+    def backend(self) -> str:
+        """The classifier's kind, as in classifier=<backend>."""
+        return str(self.classifier._target_).split(".")[1]
 
 
 def register() -> None:
@@ -56,5 +72,7 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(group="task", name="task_schema", node=TaskConfig)
     store.store(group="classifier", name="linear_schema", node=LinearConfig)
+    store.store(group="classifier", name="transformer_schema", node=TransformerConfig)
+    store.store(group="classifier", name="encoder_schema", node=EncoderConfig)
     store.store(group="decision", name="decision_schema", node=DecisionConfig)
     store.store(group="tracking", name="tracking_schema", node=TrackingConfig)

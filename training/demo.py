@@ -65,12 +65,12 @@ def _print_metrics(console: Console, runs: dict[str, RunResult]) -> None:
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     for task, result in runs.items():
         predictions = Predictions.read(result.directory / "predictions.parquet")
-        baseline = compute(constant(predictions, result.shares), result.headline)
-        for i, name in enumerate(result.headline):
+        baseline = compute(constant(predictions, result.only.shares), result.only.headline)
+        for i, name in enumerate(result.only.headline):
             first = (task, f"{len(predictions):,}") if i == 0 else ("", "")
             value = baseline[name]
             table.add_row(
-                *first, name, *format_estimate(result.metrics[name]), f"{value:.3f}" if value == value else "–"
+                *first, name, *format_estimate(result.only.metrics[name]), f"{value:.3f}" if value == value else "–"
             )
         table.add_section()
     console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
@@ -21,6 +20,7 @@ from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.features import Design, FeatureSettings, FeatureSpace, Floats
 from slantwise.linear import Head, LinearClassifier, first_stage_input
 from slantwise.task import Task
+from training.fitting import Fitted, Part, Workspace, score
 
 LOSSES = ("logistic", "svm")
 CLASS_WEIGHTS = ("balanced", "none")
@@ -30,7 +30,7 @@ CLASS_WEIGHTS = ("balanced", "none")
 class LinearConfig:
     """See configs/classifier/linear.yaml for what each option does."""
 
-    _target_: str = "training.linear.fit"
+    _target_: str = "training.linear.fit_all"
     loss: str = "logistic"
     C: list[float] = field(default_factory=lambda: [0.3, 1.0, 3.0, 10.0])
     class_weight: str = "balanced"
@@ -81,23 +81,17 @@ class LinearConfig:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The classifier, and what the decision is fitted on: validation probabilities from before any refit.
-
-    `chosen` holds what validation chose and the scores it chose by.
-    """
-
-    classifier: LinearClassifier
-    validation_probabilities: Floats
-    chosen: dict[str, Any]
+def fit_all(parts: Sequence[Part], config: LinearConfig, workspace: Workspace) -> dict[str, Fitted]:
+    """One classifier for each part, fitted for itself; see `fit`."""
+    return {part.task.name: fit(part.task, part.train, part.validation, config) for part in parts}
 
 
 def fit(task: Task, train: LabelledExamples, validation: LabelledExamples, config: LinearConfig) -> Fitted:
     """Fit on train, choose C on validation; with `refit`, fit again on both with the chosen C.
 
     C is chosen by macro-F1 of the most probable label (multiclass), or by micro-F1 at the best common threshold
-    (multilabel). Deterministic in `config.seed`.
+    (multilabel). Where examples have shares, each is learned from once for every label, with its share as the weight.
+    Deterministic in `config.seed`.
     """
     if not len(train) or not len(validation):
         raise CorpusError(f"the linear classifier needs both: {len(train)} train and {len(validation)} validation rows")
@@ -108,7 +102,7 @@ def fit(task: Task, train: LabelledExamples, validation: LabelledExamples, confi
         if config.refit:
             both = train + validation
             space = FeatureSpace(config.features(), task.has_target)
-            trainer = _Trainer(task, space.fit_transform(both.examples), both.gold, config, first_label)
+            trainer = _Trainer(both, space.fit_transform(both.examples), config, first_label)
             fitted = replace(fitted, classifier=trainer.classifier(space, fitted.chosen["C"]))
     return fitted
 
@@ -119,7 +113,7 @@ def _choose(
     """The best of the path of C; of equal ones the smallest C."""
     space = FeatureSpace(config.features(), task.has_target)
     design, judged = space.fit_transform(train.examples), space.transform(validation.examples)
-    trainer = _Trainer(task, design, train.gold, config, first_label)
+    trainer = _Trainer(train, design, config, first_label)
     scores: dict[str, float] = {}
     best: Fitted | None = None
     for c in sorted(config.C):
@@ -127,7 +121,7 @@ def _choose(
         probabilities = classifier.from_design(judged)
         scores[str(c)] = score(task, validation.gold, probabilities)
         if best is None or scores[str(c)] > scores[str(best.chosen["C"])]:
-            best = Fitted(classifier, probabilities, {"C": c, "validation_scores": scores})
+            best = Fitted(classifier, probabilities, f"C {c:g}", {"C": c, "validation_scores": scores})
     assert best is not None
     return best
 
@@ -143,33 +137,34 @@ def _first_label(task: Task, config: LinearConfig) -> int | None:
     return task.labels.index(config.first_label)
 
 
-def score(task: Task, gold: npt.NDArray[Any], probabilities: Floats) -> float:
-    """What C is chosen by; see `fit`."""
-    if task.kind == "multiclass":
-        return float(f1_score(gold, probabilities.argmax(axis=1), average="macro", zero_division=0.0))
-    thresholds = np.unique(np.quantile(probabilities, np.linspace(0.5, 1, 51)))
-    return max(float(f1_score(gold, probabilities >= t, average="micro", zero_division=0.0)) for t in thresholds)
-
-
 class _Trainer:
     """Solvers over one design; along a path of C each starts where it stopped."""
 
     def __init__(
-        self, task: Task, design: Design, gold: npt.NDArray[Any], config: LinearConfig, first_label: int | None
+        self, labelled: LabelledExamples, design: Design, config: LinearConfig, first_label: int | None
     ) -> None:
-        self.task, self.config, self.first_label = task, config, first_label
+        self.task, self.config, self.first_label = labelled.task, config, first_label
         self.first: Head | None = None
+        gold, shares = labelled.gold, labelled.shares
         rows = np.arange(len(design))
         if first_label is not None:
             is_first = (gold == first_label).astype(np.int64)
+            first_shares = None if shares is None else _no_and_yes(shares[:, first_label])
             # Not balanced: the share of the first label is known, and its probability multiplies the others.
-            self.first = _Solver(first_stage_input(design), is_first, LogisticRegression(max_iter=1000)).head(1.0)
-            rows = np.flatnonzero(is_first == 0)
+            model = LogisticRegression(max_iter=1000)
+            self.first = _Solver(first_stage_input(design), is_first, model, first_shares).head(1.0)
+            shares = None if shares is None else np.where(np.arange(shares.shape[1]) == first_label, 0, shares)
+            rows = np.flatnonzero(is_first == 0) if shares is None else np.flatnonzero(shares.any(axis=1))
         matrix = design.take(rows)
-        if task.kind == "multiclass":
-            self.solvers = [_Solver(matrix, gold[rows], self._model())]
+        if self.task.kind == "multiclass":
+            kept = None if shares is None else shares[rows]
+            self.solvers = [_Solver(matrix, gold[rows].astype(np.int64), self._model(), kept)]
         else:
-            self.solvers = [_Solver(matrix, gold[:, i].astype(np.int64), self._model()) for i in range(gold.shape[1])]
+            self.solvers = [
+                _Solver(matrix, gold[:, i].astype(np.int64), self._model(),
+                        None if shares is None else _no_and_yes(shares[:, i]))
+                for i in range(gold.shape[1])
+            ]  # fmt: skip
 
     def _model(self) -> Any:
         weight = "balanced" if self.config.class_weight == "balanced" else None
@@ -192,13 +187,27 @@ class _Trainer:
         return LinearClassifier(self.task, space, head, self.first, self.first_label)
 
 
-class _Solver:
-    """One scikit-learn model as a Head: one column of coefficients for each class that occurs in `gold`."""
+def _no_and_yes(share: Floats) -> Floats:
+    """(n, 2): how far a label does not hold, and how far it does."""
+    return np.column_stack([1 - share, share])
 
-    def __init__(self, matrix: sparse.csr_array | Floats, gold: npt.NDArray[np.int64], model: Any) -> None:
+
+class _Solver:
+    """One scikit-learn model as a Head: one column of coefficients for each class that occurs in `gold`.
+
+    With `shares` (n, n_classes) an example enters once for each class in which it has a share, in place of its `gold`,
+    with the share as its weight.
+    """
+
+    def __init__(
+        self, matrix: sparse.csr_array | Floats, gold: npt.NDArray[np.int64], model: Any, shares: Floats | None = None
+    ) -> None:
         self.fold = Fold(sparse.csr_array(matrix))
-        self.gold, self.model = gold, model
-        self.classes = np.unique(gold)
+        self.matrix, self.gold, self.weights, self.model = self.fold.matrix, gold, None, model
+        if shares is not None:
+            rows, self.gold = np.nonzero(shares)
+            self.matrix, self.weights = self.matrix[rows], shares[rows, self.gold]
+        self.classes = np.unique(self.gold)
 
     def head(self, c: float) -> Head:
         labels = tuple(int(label) for label in self.classes)
@@ -208,7 +217,7 @@ class _Solver:
         with warnings.catch_warnings():
             # A path of C holds values too large to be solved exactly; validation judges what comes of them.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.model.fit(self.fold.matrix, self.gold)
+            self.model.fit(self.matrix, self.gold, self.weights)
         coefficients, intercept = self.fold.unfold(self.model.coef_.T), self.model.intercept_
         if isinstance(self.model, LinearSVC):
             # The squared hinge estimates 2 p - 1 (Zhang 2004); sigmoid(2 m) has the same slope at m = 0 as (1 + m) / 2.

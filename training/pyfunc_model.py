@@ -61,7 +61,7 @@ def _arguments(directory: Path) -> Iterator[dict[str, Any]]:
             "code_paths": [str(code)],
             "signature": signature(model.tasks),
             "input_example": pd.DataFrame(INPUT_EXAMPLE),
-            "pip_requirements": [*requirements(), f"mlflow=={version('mlflow')}"],
+            "pip_requirements": [*requirements(model), f"mlflow=={version('mlflow')}"],
         }
 
 

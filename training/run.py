@@ -3,25 +3,28 @@
 The run directory is the source of truth:
 
     config.yaml           the resolved configuration
-    run.json              corpus, split, counts, parameters, tags and metrics: what MLflow is told
-    split.parquet         id, split (or fold), near-duplicate cluster of every article
+    run.json              corpus, split, counts, parameters, tags, metrics and their course: what MLflow is told
     predictions.parquet   test (or out-of-fold) predictions; validation.parquet those of validation
     metrics.json          test metrics with intervals; validation_metrics.json
+    split.parquet         id, split (or fold), near-duplicate cluster of every article
     report.html/.json, plots/
     quarantine.jsonl      rows that were not used, with the reason
-    model/                the model, one head
+    model/                the model, one head a task
     log.txt               what was printed
+    work/                 while it runs: what an interrupted run goes on from
+
+A run of several tasks has a folder for each with its predictions, metrics, split and report.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +36,63 @@ from hydra.utils import get_method
 
 from data.corpus import Corpus, load_corpus, write_quarantine
 from data.examples import LabelledExamples
-from data.prepare import CleanCorpus, clean_corpus, fit_cleaner, split_corpus, split_without_test
+from data.joint import split_corpora, split_corpora_without_test
+from data.prepare import CleanCorpus, clean_corpus, fit_cleaner
 from data.splitting import Split
 from evaluation.intervals import Estimate, evaluate
-from evaluation.judge import Context, decision_facts, headline_metrics, judge, label_shares, predict, write_metrics
+from evaluation.judge import (
+    Context,
+    decision_facts,
+    headline_metrics,
+    judge,
+    label_shares,
+    predict,
+    shortcut_facts,
+    write_metrics,
+)
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
-from evaluation.shortcuts import SHORTCUTS, folds_of, gather, probe, unbeaten, verdict
-from evaluation.tables import format_estimate, metrics_table
+from evaluation.shortcuts import ProbeResult, folds_of, gather, probe, unbeaten
+from evaluation.slices import in_words, seen_in_training
+from evaluation.tables import metrics_table
+from evaluation.targets import shuffle_targets
 from slantwise.cleaning import Cleaner
 from slantwise.command import Progress, run, to_object
 from slantwise.decision import Decision
-from slantwise.errors import ConfigurationError, CorpusError, TrackingError
+from slantwise.errors import CorpusError, TrackingError
 from slantwise.model import Head, Model
+from slantwise.task import Task
 from training import config as schemas
-from training import tracking
+from training import processes, tracking
 from training.config import TrainConfig
 from training.decisions import fit_decision, held_out_probabilities
+from training.fitting import Fitted, Part, Workspace
+from training.resume import Claim, claim
 
 FEW_EXAMPLES = 30  # below this, a percentile bootstrap says more than the data do
+WORK = "work"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task's side of the corpus, cleaned and divided; `official` and `headline` are names of metrics."""
+
+    task: Task
+    clean: CleanCorpus
+    splits: Sequence[Split]
+    clusters: npt.NDArray[np.int64]
+    official: Sequence[str]
+    headline: Sequence[str]
+
+    def part(self, split: Split, config: TrainConfig) -> Part:
+        """Train and validation of a split; test is not for a fit."""
+        train_part, validation = (
+            self.clean.examples(split.rows(name), split.units) for name in ("train", "validation")
+        )
+        if config.shuffle_train_labels:
+            train_part = _shuffled(train_part, config.split.seed)
+            validation = _shuffled(validation, config.split.seed + 1)
+        return Part(self.task, train_part, validation)
 
 
 @dataclass(frozen=True)
@@ -62,20 +103,36 @@ class Trained:
     validation: Predictions
     test: Predictions
     raw_test: Predictions
+    shuffled: Predictions | None  # test with the targets of other examples
     shares: Mapping[str, float]
-    chosen: Mapping[str, Any]
+    fitted: Fitted
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    metrics: Mapping[str, Estimate]
+    headline: Sequence[str]
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class RunResult:
     directory: Path
-    metrics: Mapping[str, Estimate]
-    headline: Sequence[str]
-    shares: Mapping[str, float]
+    tasks: Mapping[str, TaskResult]
     mlflow_run: str | None
+
+    @property
+    def only(self) -> TaskResult:
+        """The result of a run of one task."""
+        (result,) = self.tasks.values()
+        return result
 
 
 def main() -> None:
+    # `task=[topic,framing]` trains several tasks together; to Hydra, `task` is the choice of one file
+    for place, argument in enumerate(sys.argv):
+        if several := re.match(r"task=\[(\w+)([\w, ]*)\]$", argument):
+            sys.argv[place : place + 1] = [f"task={several[1]}", f"tasks=[{several[1]}{several[2]}]"]
     schemas.register()
     run("train", _job)
 
@@ -83,187 +140,268 @@ def main() -> None:
 def _job(config: Any) -> None:
     from omegaconf import OmegaConf
 
-    train(to_object(config, TrainConfig), tracking.redact(OmegaConf.to_yaml(config, resolve=True)), Progress())
+    quiet = not processes.is_first()
+    train(to_object(config, TrainConfig), tracking.redact(OmegaConf.to_yaml(config, resolve=True)), Progress(quiet))
 
 
 def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     """Train, judge, save and publish. `resolved` is the configuration as YAML.
 
-    Raises a SlantwiseError, with nothing written, where the configuration or the corpus is at fault.
+    A run that was interrupted is gone on with, where the backend can. Raises a SlantwiseError, with nothing written,
+    where the configuration or the corpus is at fault.
     """
-    directory = Path(config.run_dir)
-    _check_new_folder(directory)
     started = time.time()
-    progress.say(f"train {config.task.name} on {config.corpus.name}")
+    place = claim(config, resolved)
+    resolved = resolved.replace(config.run_dir, str(place.directory))
+    config = replace(config, run_dir=str(place.directory))
+    progress.say(f"train {', '.join(config.task_names)} on {config.corpus.name}")
+    if place.resumed:
+        progress.say(f"  going on with {place.directory}, which was interrupted")
     with progress.step("read the corpus"):
         corpus = load_corpus(config.corpus)
-        task = corpus.task(config.task.name)
-        official = corpus.metrics.get(task.name, [])
-        headline = headline_metrics(task, official)
-        fit = get_method(config.classifier._target_)
+        tasks = [corpus.task(name) for name in config.task_names]
+        fit_all = get_method(config.classifier._target_)
+        for task in tasks:
+            config.decision.check(task)
     progress.say(f"  {corpus.counts()}")
+    place.check_corpus(corpus.fingerprint)
+    cleaner, data = _prepare(config, corpus, tasks, progress)
+    corpus = corpus.without_texts()  # the cleaned ones are all that is needed from here on
+    warnings = [warning for one in data for warning in [*_leak_warnings(one.splits), *_size_warnings(one)]]
+    for warning in dict.fromkeys(warnings):
+        progress.warn(warning)
+    metrics = {one.task.name: one.headline[0] for one in data}
+    with place.held(config.classifier, corpus.fingerprint) as folder:
+        workspace = Workspace(metrics, folder, progress)
+        folds = _fit_folds(config, fit_all, data, cleaner, workspace)
+        heads = _final_heads(config, fit_all, data, cleaner, folds, workspace)
+        if not processes.is_first():
+            return RunResult(place.directory, {}, None)
+        results = _write_run(config, resolved, corpus, data, folds, heads, warnings, place, started, progress)
+    mlflow_run = _publish(config, place.directory, progress) if config.tracking.enabled else None
+    first = place.directory / ("" if len(data) == 1 else data[0].task.name)
+    progress.say(
+        f"run directory: {place.directory}\nreport: {first / 'report.html'}\nmodel: {place.directory / 'model'}"
+    )
+    progress.save(place.directory / "log.txt")
+    return RunResult(place.directory, results, mlflow_run)
+
+
+def _prepare(
+    config: TrainConfig, corpus: Corpus, tasks: Sequence[Task], progress: Progress
+) -> tuple[Cleaner, list[TaskData]]:
     with progress.step("clean the articles") as notes:
         cleaner = fit_cleaner(corpus, config.cleaning)
-        clean = clean_corpus(corpus, task, cleaner)
-        notes.append(
-            f"{clean.furniture_lines:,} lines of title and page furniture taken out of {len(clean):,} articles"
-        )
+        cleans = [clean_corpus(corpus, task, cleaner) for task in tasks]
+        lines, articles = max((clean.furniture_lines, len(clean)) for clean in cleans)
+        notes.append(f"{lines:,} lines of title and page furniture taken out of {articles:,} articles")
     with progress.step("split") as notes:
-        splits, clusters = split_corpus(clean, config.split)
-        notes.append(_split_counts(splits))
-    warnings = [*_leak_warnings(splits), *_size_warnings(clean, splits)]
-    for warning in warnings:
-        progress.warn(warning)
-    parts = []
-    for number, split in enumerate(splits, start=1):
-        label = f"fit {config.classifier._target_.split('.')[1]}" + (
-            f", fold {number}/{len(splits)}" if len(splits) > 1 else ""
-        )
-        with progress.step(label) as notes:
-            parts.append(_fit_one(config, fit, clean, split, cleaner, headline[0]))
-            notes += [f"{key} {value}" for key, value in parts[-1].chosen.items() if not isinstance(value, dict)]
-    directory.mkdir(parents=True)
+        divided = split_corpora(cleans, config.split)
+        notes.append(_split_counts(divided[0][0]))
+    data = []
+    for task, clean, (splits, clusters) in zip(tasks, cleans, divided, strict=True):
+        official = corpus.metrics.get(task.name, [])
+        data.append(TaskData(task, clean, splits, clusters, official, headline_metrics(task, official)))
+    return cleaner, data
+
+
+def _fit_folds(
+    config: TrainConfig, fit_all: Any, data: Sequence[TaskData], cleaner: Cleaner, workspace: Workspace
+) -> list[dict[str, Trained]]:
+    """For each fold (one without folds), by task, the head and its predictions."""
+    folds = []
+    n = len(data[0].splits)
+    for number in range(n):
+        name = data[0].splits[number].name
+        label = f"fit {config.backend}" + (f", fold {number + 1}/{n}{f' ({name})' if name else ''}" if n > 1 else "")
+        with workspace.progress.step(label) as notes:
+            parts = [one.part(one.splits[number], config) for one in data]
+            fitted = fit_all(parts, config.classifier, workspace.part(f"fold-{number + 1}"))
+            trained = {}
+            for one, part in zip(data, parts, strict=True):
+                test = seen_in_training(one.clean, one.splits[number], one.clusters)
+                trained[one.task.name] = _trained(config, fit_all, one, part, test, fitted[one.task.name], cleaner)
+            notes.append(next(iter(fitted.values())).note)
+        folds.append(trained)
+    return folds
+
+
+def _trained(
+    config: TrainConfig, fit_all: Any, data: TaskData, part: Part, test: LabelledExamples, fitted: Fitted,
+    cleaner: Cleaner,
+) -> Trained:  # fmt: skip
+    decision = _decision(config, fit_all, part, fitted, data.headline[0])
+    head = Head(data.task, fitted.classifier, decision, cleaner)
+    predictions, raw = predict(head, test, "test")
+    has_target = config.shortcuts and data.task.has_target
+    shuffled = predict(head, shuffle_targets(test, config.split.seed), "test")[0] if has_target else None
+    # a refit classifier has seen validation: its honest validation probabilities are those from before the refit
+    calibrated = decision.calibrate(fitted.validation_probabilities, data.task)
+    validation = part.validation
+    honest = Predictions(
+        data.task, "validation", validation.ids, [e.text for e in validation.examples], validation.gold, calibrated,
+        decision.decide(calibrated, data.task), validation.groups, [e.target for e in validation.examples],
+        validation.sources,
+    )  # fmt: skip
+    return Trained(head, honest, predictions, raw, shuffled, label_shares(part.train), fitted)
+
+
+def _decision(config: TrainConfig, fit_all: Any, part: Part, fitted: Fitted, metric: str) -> Decision:
+    """The decision, fitted on the validation split or on held-out folds of train and validation; never on test."""
+    judged, probabilities = part.validation, fitted.validation_probabilities
+    if config.decision.cross_fit:
+        judged = part.train + part.validation
+        settled = config.classifier.settled(fitted.chosen)
+
+        def held_out(rest: LabelledExamples, held: LabelledExamples) -> npt.NDArray[np.float32]:
+            again = fit_all([Part(part.task, rest, held)], settled, Workspace({part.task.name: metric}))
+            found: npt.NDArray[np.float32] = again[part.task.name].validation_probabilities
+            return found
+
+        probabilities = held_out_probabilities(held_out, judged, config.decision.cross_fit, config.split.seed)
+    return fit_decision(part.task, probabilities, judged.gold, config.decision, metric, judged.groups)
+
+
+def _final_heads(
+    config: TrainConfig, fit_all: Any, data: Sequence[TaskData], cleaner: Cleaner,
+    folds: Sequence[Mapping[str, Trained]], workspace: Workspace,
+) -> dict[str, Head]:  # fmt: skip
+    """The heads that are exported: the fitted ones; after cross-validation such that are fitted on all folds."""
+    if len(folds) == 1:
+        return {name: trained.head for name, trained in folds[0].items()}
+    with workspace.progress.step("fit the exported model on all articles"):
+        without_test = split_corpora_without_test([one.clean for one in data], config.split)
+        parts = [one.part(split, config) for one, split in zip(data, without_test, strict=True)]
+        fitted = fit_all(parts, config.classifier, workspace.part("final"))
+        heads = {}
+        for one, part in zip(data, parts, strict=True):
+            found = fitted[one.task.name]
+            decision = _decision(config, fit_all, part, found, one.headline[0])
+            heads[one.task.name] = Head(one.task, found.classifier, decision, cleaner)
+    return heads
+
+
+def _write_run(
+    config: TrainConfig, resolved: str, corpus: Corpus, data: Sequence[TaskData],
+    folds: Sequence[Mapping[str, Trained]], heads: Mapping[str, Head], warnings: Sequence[str], place: Claim,
+    started: float, progress: Progress,
+) -> dict[str, TaskResult]:  # fmt: skip
+    """All files of the run directory."""
+    directory = place.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    records, results, exported = {}, {}, {}
     try:
-        test = _pool([part.test for part in parts])
-        with progress.step("probe for shortcuts"):
-            shortcuts = _probe_shortcuts(config, clean, splits, clusters, test, headline[0])
-        for warning in shortcuts.warnings:
-            progress.warn(warning)
-        with progress.step("judge on test"):
-            context = Context(
-                title=config.name,
-                model=f"{config.classifier._target_.split('.')[1]} classifier, run {directory.name}",
-                corpus=corpus.name,
-                shares=parts[0].shares,
-                configuration=resolved,
-                data={**_data_card(corpus, clean, splits, clusters), **shortcuts.card},
-                warnings=[*warnings, *shortcuts.warnings],
-            )
-            facts = decision_facts(parts[0].head.decision, task, _pool([part.raw_test for part in parts]))
-            metrics = judge(test, official, facts, context, config.evaluation, directory)
-            validation = _pool([part.validation for part in parts])
-            validation_metrics = evaluate(validation, headline, config.evaluation.resamples, config.evaluation.seed)
-        validation.write(directory / "validation.parquet")
-        write_metrics(validation_metrics, directory / "validation_metrics.json")
+        for one in data:
+            folder = directory if len(data) == 1 else directory / one.task.name
+            parts = [fold[one.task.name] for fold in folds]
+            judged = _judge(config, resolved, corpus, one, parts, warnings, folder, progress)
+            name = one.task.name
+            records[name] = judged
+            metrics = {k: Estimate(**v) for k, v in judged["metrics"].items()}
+            results[name] = TaskResult(metrics, one.headline, parts[0].shares)
+            exported[name] = replace(heads[name], provenance=_provenance(config, corpus, one, parts, judged, directory))
         write_quarantine(corpus.quarantine, directory / "quarantine.jsonl")
-        _write_split(clean, splits, clusters, directory / "split.parquet")
         (directory / "config.yaml").write_text(resolved, encoding="utf-8")
-        head = _final_head(config, fit, clean, clusters, parts, cleaner, headline[0], progress)
-        provenance = {
-            "run": directory.name,
-            "corpus": corpus.name,
-            "corpus_sha256": corpus.fingerprint,
-            "split": {**vars(config.split), "kind": str(config.split.kind)},
-            "label_shares": parts[0].shares,
-            "official_metrics": list(official),
-            "test": {name: vars(metrics[name]) for name in headline},
-        }
-        Model({task.name: replace(head, provenance=provenance)}).save(directory / "model")
-        folds = [compute(part.test, headline) for part in parts] if len(parts) > 1 else []
-        record = _record(
-            config,
-            corpus,
-            clean,
-            splits,
-            metrics,
-            validation_metrics,
-            headline,
-            folds,
-            parts[0].chosen,
-            time.time() - started,
-        )
-        record["shortcuts"] = list(shortcuts.figures)
+        place.remove(directory / "model")
+        Model(exported).save(directory / "model")
+        record = _record(config, corpus, data, folds, records, time.time() - started)
         (directory / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        progress.console.print(metrics_table(metrics, headline, test.split, len(test), folds))
+        for one in data:
+            test = folds[0][one.task.name].test
+            n = sum(len(fold[one.task.name].test) for fold in folds)
+            judged, result = records[one.task.name], results[one.task.name]
+            split = test.split if len(folds) == 1 else f"{test.split}, {len(folds)} folds pooled"
+            split = split if len(data) == 1 else f"{one.task.name}, {split}"
+            progress.console.print(metrics_table(result.metrics, one.headline, split, n, judged["folds"]))
+            for line in judged["worst_slices"]:
+                progress.say(f"  {line}")
     finally:
         progress.save(directory / "log.txt")
-    mlflow_run = _publish(config, directory, progress) if config.tracking.enabled else None
-    progress.say(f"run directory: {directory}\nreport: {directory / 'report.html'}\nmodel: {directory / 'model'}")
-    progress.save(directory / "log.txt")
-    return RunResult(directory, metrics, headline, parts[0].shares, mlflow_run)
+    return results
+
+
+def _judge(
+    config: TrainConfig, resolved: str, corpus: Corpus, data: TaskData, parts: Sequence[Trained],
+    warnings: Sequence[str], folder: Path, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Predictions, metrics and report of one task into `folder`; gives what the run's record says of the task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    test, validation = _pool([part.test for part in parts]), _pool([part.validation for part in parts])
+    resamples, seed = config.evaluation.resamples, config.evaluation.seed
+    with progress.step(f"probe {data.task.name} for shortcuts"):
+        shortcuts = _probe_shortcuts(config, data, test)
+    shuffled = _with_shuffled_targets(config, data, parts)
+    for warning in shortcuts.warnings:
+        progress.warn(warning)
+    with progress.step(f"judge {data.task.name} on test"):
+        context = Context(
+            title=config.name,
+            model=f"{config.backend} classifier, run {Path(config.run_dir).name}",
+            corpus=corpus.name,
+            shares=parts[0].shares,
+            configuration=resolved,
+            data=_data_card(corpus, data),
+            warnings=[*dict.fromkeys(warnings), *shortcuts.warnings],
+            heads=[(part.head, len(part.test)) for part in parts],
+            shortcuts=None if shortcuts.score is None else shortcut_facts(shortcuts.results, shortcuts.score, shuffled),
+            cut=_cut(parts[0].fitted),
+            history=[part.fitted.history for part in parts],
+        )
+        facts = decision_facts(parts[0].head.decision, data.task, _pool([part.raw_test for part in parts]), test)
+        metrics, slices = judge(test, data.official, facts, context, config.evaluation, folder)
+        validation_metrics = evaluate(validation, data.headline, resamples, seed)
+    validation.write(folder / "validation.parquet")
+    write_metrics(validation_metrics, folder / "validation_metrics.json")
+    _write_split(data, folder / "split.parquet")
+    names = [split.name for split in data.splits]
+    return {
+        "task": data.task.to_dict(),
+        "headline": list(data.headline),
+        "metrics": {name: vars(m) for name, m in metrics.items()},
+        "validation_metrics": {name: vars(m) for name, m in validation_metrics.items()},
+        "folds": [compute(part.test, data.headline) for part in parts] if len(parts) > 1 else [],
+        "left_out": names if any(names) else [],
+        "worst_slices": in_words(slices),
+        "shortcuts": [asdict(result) for result in shortcuts.results],
+        "unbeaten_shortcut": next(iter(shortcuts.warnings), None),
+        "shuffled_targets": None if shuffled is None else vars(shuffled),
+    }
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What the shortcut probes found: the figures, their lines of the data card and what the user must be told."""
+    """What the shortcut probes found, the model's score beside them, and what the user must be told."""
 
-    figures: Sequence[Mapping[str, Any]] = ()
-    card: Mapping[str, Any] = field(default_factory=dict)
+    results: Sequence[ProbeResult] = ()
+    score: Estimate | None = None
     warnings: Sequence[str] = ()
 
 
-def _probe_shortcuts(
-    config: TrainConfig, clean: CleanCorpus, splits: Sequence[Split], clusters: npt.NDArray[np.int64],
-    test: Predictions, metric: str,
-) -> Shortcuts:  # fmt: skip
+def _with_shuffled_targets(config: TrainConfig, data: TaskData, parts: Sequence[Trained]) -> Estimate | None:
+    """The primary metric where each test text has the target of another example: how much the model reads targets."""
+    found = [part.shuffled for part in parts if part.shuffled is not None]
+    if not found:
+        return None
+    metric = data.headline[0]
+    return evaluate(_pool(found), [metric], config.evaluation.resamples, config.evaluation.seed)[metric]
+
+
+def _probe_shortcuts(config: TrainConfig, data: TaskData, test: Predictions) -> Shortcuts:
     """How far the labels are told by something other than the text; the probes learn from all that is not test."""
     if not config.shortcuts:
         return Shortcuts()
-    data = gather(clean, clusters, clean.removed)
+    metric = data.headline[0]
+    gathered = gather(data.clean, data.clusters, data.clean.removed)
     resamples, seed = config.evaluation.resamples, config.evaluation.seed
-    results = probe(data, folds_of(data, splits), metric, test, resamples, seed)
+    results = probe(gathered, folds_of(gathered, data.splits), metric, test, resamples, seed)
     score = evaluate(test, [metric], resamples, seed)[metric]
-    table = {SHORTCUTS[r.name].title: " ".join(format_estimate(r.estimate)) for r in results}
     unbeaten_one = unbeaten(results, score, "the model")
-    card = {
-        f"the same {metric} by a shortcut": {"this model": " ".join(format_estimate(score)), **table},
-        "shortcuts": " ".join(verdict(results, score, "the model")),
-    }
-    return Shortcuts([asdict(r) for r in results], card, [unbeaten_one] if unbeaten_one else [])
-
-
-def _fit_one(config: TrainConfig, fit: Any, clean: CleanCorpus, split: Split, cleaner: Cleaner, metric: str) -> Trained:
-    train_part, validation, test = (clean.examples(split.rows(name)) for name in ("train", "validation", "test"))
-    if config.shuffle_train_labels:
-        train_part, validation = _shuffled(train_part, config.split.seed), _shuffled(validation, config.split.seed + 1)
-    fitted = fit(clean.task, train_part, validation, config.classifier)
-    decision = _decision(config, fit, train_part, validation, fitted, metric)
-    head = Head(clean.task, fitted.classifier, decision, cleaner)
-    predictions, raw = predict(head, test, "test")
-    # a refit classifier has seen validation: its honest validation probabilities are those from before the refit
-    calibrated = decision.calibrate(fitted.validation_probabilities, clean.task)
-    honest = Predictions(
-        clean.task, "validation", validation.ids, [e.text for e in validation.examples], validation.gold, calibrated,
-        decision.decide(calibrated, clean.task), validation.groups, [e.target for e in validation.examples],
-        validation.sources,
-    )  # fmt: skip
-    return Trained(head, honest, predictions, raw, label_shares(train_part), fitted.chosen)
-
-
-def _decision(
-    config: TrainConfig, fit: Any, train_part: LabelledExamples, validation: LabelledExamples, fitted: Any, metric: str
-) -> Decision:
-    """The decision, fitted on the validation split or on held-out folds of train and validation; never on test."""
-    judged, probabilities = validation, fitted.validation_probabilities
-    if config.decision.cross_fit:
-        judged = train_part + validation
-        settled = config.classifier.settled(fitted.chosen)
-
-        def held_out(rest: LabelledExamples, part: LabelledExamples) -> npt.NDArray[np.float32]:
-            return fit(judged.task, rest, part, settled).validation_probabilities
-
-        probabilities = held_out_probabilities(held_out, judged, config.decision.cross_fit, config.split.seed)
-    return fit_decision(judged.task, probabilities, judged.gold, config.decision, metric)
-
-
-def _final_head(
-    config: TrainConfig, fit: Any, clean: CleanCorpus, clusters: npt.NDArray[np.int64], parts: Sequence[Trained],
-    cleaner: Cleaner, metric: str, progress: Progress,
-) -> Head:  # fmt: skip
-    """The head that is exported: the fitted one; after cross-validation one that is fitted on all folds."""
-    if len(parts) == 1:
-        return parts[0].head
-    with progress.step("fit the exported model on all articles"):
-        split = split_without_test(clean, clusters, config.split)
-        train_part, validation = clean.examples(split.rows("train")), clean.examples(split.rows("validation"))
-        fitted = fit(clean.task, train_part, validation, config.classifier)
-        decision = _decision(config, fit, train_part, validation, fitted, metric)
-    return Head(clean.task, fitted.classifier, decision, cleaner)
+    return Shortcuts(results, score, [unbeaten_one] if unbeaten_one else [])
 
 
 def _shuffled(labelled: LabelledExamples, seed: int) -> LabelledExamples:
     order = np.random.default_rng(seed).permutation(len(labelled))
-    return replace(labelled, gold=labelled.gold[order])
+    return labelled.with_labels_of(order)
 
 
 def _pool(parts: Sequence[Predictions]) -> Predictions:
@@ -279,6 +417,7 @@ def _pool(parts: Sequence[Predictions]) -> Predictions:
         first.task, f"{first.split}, {len(parts)} folds pooled", joined("ids"), joined("texts"),
         np.concatenate([p.gold for p in parts]), np.concatenate([p.probabilities for p in parts]),
         np.concatenate([p.predicted for p in parts]), joined("groups"), joined("targets"), joined("sources"),
+        {name: [value for part in parts for value in part.columns[name]] for name in first.columns},
     )  # fmt: skip
 
 
@@ -289,17 +428,9 @@ def _split_counts(splits: Sequence[Split]) -> str:
     return ", ".join(f"{counts[0][name]:,} {name}" for name in names) + folds
 
 
-def _check_new_folder(directory: Path) -> None:
-    """Before hours of work: the run directory must be new and its place writable. Raises ConfigurationError."""
-    if directory.exists():
-        raise ConfigurationError(f"run_dir={directory} exists; expected a new folder")
-    parent = next(path for path in directory.absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigurationError(f"run_dir={directory}: {parent} is no folder that can be written to")
-
-
-def _size_warnings(clean: CleanCorpus, splits: Sequence[Split]) -> list[str]:
+def _size_warnings(data: TaskData) -> list[str]:
     """What is too small to be judged; raises CorpusError where there is nothing to learn."""
+    clean, splits = data.clean, data.splits
     warnings = []
     for split in splits:
         train = label_shares(clean.examples(split.rows("train")))
@@ -323,9 +454,8 @@ def _leak_warnings(splits: Sequence[Split]) -> list[str]:
     ]
 
 
-def _data_card(
-    corpus: Corpus, clean: CleanCorpus, splits: Sequence[Split], clusters: npt.NDArray[np.int64]
-) -> dict[str, Any]:
+def _data_card(corpus: Corpus, data: TaskData) -> dict[str, Any]:
+    clean, splits, clusters = data.clean, data.splits, data.clusters
     sizes = np.unique(clusters, return_counts=True)[1]
     names = ("train", "validation", "test")
     return {
@@ -339,28 +469,59 @@ def _data_card(
     }
 
 
-def _write_split(clean: CleanCorpus, splits: Sequence[Split], clusters: npt.NDArray[np.int64], path: Path) -> None:
+def _write_split(data: TaskData, path: Path) -> None:
     """One row for each article; with folds, `split` names the fold in which the article is test."""
-    ids = [row["id"] for row in clean.rows]
+    splits = data.splits
+    ids = data.clean.column("id")
     if len(splits) == 1:
         assignment = list(splits[0].assignment)
     else:
         folds = {i: f"fold {k}" for k, split in enumerate(splits, start=1) for i in split.rows("test")}
         assignment = [folds[i] for i in range(len(ids))]
-    pq.write_table(pa.table({"id": ids, "split": assignment, "cluster": [ids[c] for c in clusters]}), path)
+    pq.write_table(pa.table({"id": ids, "split": assignment, "cluster": [ids[c] for c in data.clusters]}), path)
+
+
+def _cut(fitted: Fitted) -> dict[str, float]:
+    """What of the articles the classifier did not see, where it cannot read all."""
+    names = ("cut_articles", "cut_tokens", "windows_per_example")
+    return {name: fitted.chosen[name] for name in names} if "cut_articles" in fitted.chosen else {}
+
+
+def _provenance(
+    config: TrainConfig, corpus: Corpus, data: TaskData, parts: Sequence[Trained], judged: Mapping[str, Any],
+    directory: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """What the model says of its training."""
+    return {
+        "run": directory.name,
+        "corpus": corpus.name,
+        "corpus_sha256": corpus.fingerprint,
+        "split": {**vars(config.split), "kind": str(config.split.kind)},
+        "label_shares": parts[0].shares,
+        "official_metrics": list(data.official),
+        "split_with": list(config.task_names),  # the tasks whose articles were split together
+        "test": {name: judged["metrics"][name] for name in data.headline},
+        "test_examples": sum(len(part.test) for part in parts),
+        "worst_slices": judged["worst_slices"],
+    }
 
 
 def _record(
-    config: TrainConfig, corpus: Corpus, clean: CleanCorpus, splits: Sequence[Split],
-    metrics: Mapping[str, Estimate], validation: Mapping[str, Estimate], headline: Sequence[str],
-    folds: Sequence[Mapping[str, float]], chosen: Mapping[str, Any], seconds: float,
+    config: TrainConfig, corpus: Corpus, data: Sequence[TaskData], folds: Sequence[Mapping[str, Trained]],
+    tasks: Mapping[str, Any], seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """What MLflow is told of the run; plain JSON."""
     classifier = {k: v for k, v in vars(config.classifier).items() if k != "_target_"}
+    first = data[0]
+    chosen = folds[0][first.task.name].fitted
+    counts = {
+        f"n_{name}": sum(len(one.clean.examples(one.splits[0].rows(name))) for one in data)
+        for name in ("train", "validation", "test")
+    }
     parameters = {
-        "task": clean.task.name,
-        "kind": clean.task.kind,
-        "labels": len(clean.task.labels),
+        "task": ",".join(one.task.name for one in data),
+        "kind": ",".join(one.task.kind for one in data),
+        "labels": ",".join(str(len(one.task.labels)) for one in data),
         "corpus": corpus.name,
         "cleaning": config.cleaning.furniture,
         "split": str(config.split.kind),
@@ -371,31 +532,33 @@ def _record(
         **{f"decision.{k}": str(v) for k, v in vars(config.decision).items()},
         "split.test": config.split.test,
         "split.near_duplicates": config.split.near_duplicates,
-        **{f"n_{name}": len(clean.examples(splits[0].rows(name))) for name in ("train", "validation", "test")},
-        **{f"chosen.{k}": str(v) for k, v in chosen.items() if not isinstance(v, Mapping)},
+        **counts,
+        **{f"chosen.{k}": str(v) for k, v in chosen.chosen.items() if not isinstance(v, Mapping)},
+        "chosen.calibration": ",".join(folds[0][one.task.name].head.decision.calibration for one in data),
     }
     return {
         "name": config.name,
-        "task": clean.task.to_dict(),
         "parameters": parameters,
         "tags": {"corpus_sha256": corpus.fingerprint, **tracking.environment_tags(sys.argv)},
         "datasets": [
-            {"name": f"{corpus.name} {name}", "context": name, "digest": _digest(corpus, clean, splits[0].rows(name)),
+            {"name": f"{corpus.name} {name}", "context": name, "digest": _digest(corpus, data, name),
              "source": [str(Path(config.corpus.root) / file.path) for file in config.corpus.files]}
             for name in ("train", "validation", "test")
         ],
-        "headline": list(headline),
-        "metrics": {name: vars(m) for name, m in metrics.items()},
-        "validation_metrics": {name: vars(m) for name, m in validation.items()},
-        "folds": list(folds),
+        "tasks": tasks,
+        "history": [
+            {f"fold_{number}_{k}" if len(folds) > 1 and k != "step" else k: v for k, v in entry.items()}
+            for number, fold in enumerate(folds, start=1)
+            for entry in fold[first.task.name].fitted.history
+        ],
         "seconds": round(seconds, 3),
     }  # fmt: skip
 
 
-def _digest(corpus: Corpus, clean: CleanCorpus, rows: Sequence[int]) -> str:
+def _digest(corpus: Corpus, data: Sequence[TaskData], split: str) -> str:
     """Which articles of which corpus: 32 hexadecimal digits, the longest that MLflow takes being 36."""
-    ids = "\n".join(sorted(clean.rows[i]["id"] for i in rows))
-    return hashlib.sha256(f"{corpus.fingerprint}\n{ids}".encode()).hexdigest()[:32]
+    ids = {one.clean.rows[i]["id"] for one in data for i in one.splits[0].rows(split)}
+    return hashlib.sha256("\n".join([corpus.fingerprint, *sorted(ids)]).encode()).hexdigest()[:32]
 
 
 def _publish(config: TrainConfig, directory: Path, progress: Progress) -> str | None:

@@ -115,16 +115,22 @@ def _experiment(config: TrackingConfig) -> str:
 def _log(record: Mapping[str, Any], directory: Path) -> None:
     import mlflow
 
-    mlflow.set_tags(record["tags"] | {"task": record["task"]["name"], "primary_metric": record["headline"][0]})
+    primary = {name: task["headline"][0] for name, task in record["tasks"].items()}
+    mlflow.set_tags(record["tags"] | {"task": ",".join(primary), "primary_metric": ",".join(primary.values())})
     mlflow.log_params(record["parameters"])
     for data in record["datasets"]:
         mlflow.log_input(_dataset(data), context=data["context"])
     mlflow.log_metrics(_flat_metrics(record))
-    for name in ARTIFACTS:
-        if (directory / name).exists():
-            mlflow.log_artifact(str(directory / name))
-    if (directory / "plots").is_dir():
-        mlflow.log_artifacts(str(directory / "plots"), "plots")
+    for entry in record["history"]:
+        mlflow.log_metrics({k: v for k, v in entry.items() if k != "step"}, step=int(entry["step"]))
+    folders = [None, *record["tasks"]] if len(record["tasks"]) > 1 else [None]
+    for folder in folders:
+        files = directory / (folder or "")
+        for name in ARTIFACTS:
+            if (files / name).exists():
+                mlflow.log_artifact(str(files / name), folder)
+        if (files / "plots").is_dir():
+            mlflow.log_artifacts(str(files / "plots"), f"{folder}/plots" if folder else "plots")
 
 
 def _dataset(data: Mapping[str, Any]) -> Any:
@@ -136,24 +142,35 @@ def _dataset(data: Mapping[str, Any]) -> Any:
 
 def _flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """What is compared between runs: headline metrics with their intervals as test_<name>_low and _high, label F1,
-    validation and fold figures, shortcuts, seconds. All others are in the artifact metrics.json.
+    validation and fold figures, shortcuts, seconds; of several tasks each with the task's name before it. All others
+    are in the artifact metrics.json.
 
     MLflow's names take no brackets, "@" or "="; an undefined metric is left out.
     """
     flat: dict[str, float] = {"seconds": record["seconds"]}
-    for prefix, metrics in (("test_", record["metrics"]), ("validation_", record["validation_metrics"])):
+    for name, task in record["tasks"].items():
+        prefix = f"{name}_" if len(record["tasks"]) > 1 else ""
+        flat |= {prefix + key: value for key, value in _task_metrics(task).items()}
+    return flat
+
+
+def _task_metrics(task: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for prefix, metrics in (("test_", task["metrics"]), ("validation_", task["validation_metrics"])):
         for name, m in metrics.items():
             key = "".join(c if c.isalnum() or c in "_-./ " else "_" for c in prefix + name)
             bounds = {"": m["value"]}
-            if prefix == "test_" and name in record["headline"]:
+            if prefix == "test_" and name in task["headline"]:
                 bounds |= {"_low": m["low"], "_high": m["high"]}
             elif prefix == "test_" and not name.startswith("f1/"):
                 continue
             flat |= {key + ending: value for ending, value in bounds.items() if value is not None}
-    for probe in record.get("shortcuts", ()):
+    for probe in task.get("shortcuts", ()):
         if probe["estimate"]["value"] is not None:
             flat[f"shortcut_{probe['name']}_{probe['metric']}".replace("@", "_")] = probe["estimate"]["value"]
-    for number, fold in enumerate(record["folds"], start=1):
+    if task.get("shuffled_targets") and task["shuffled_targets"]["value"] is not None:
+        flat[f"test_{task['headline'][0]}_shuffled_targets"] = task["shuffled_targets"]["value"]
+    for number, fold in enumerate(task["folds"], start=1):
         flat |= {f"fold_{number}_{name}": value for name, value in fold.items() if value == value}
     return flat
 

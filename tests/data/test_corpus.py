@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from data.config import ColumnsConfig, CorpusConfig, FileConfig, JoinConfig, LabelsConfig
 from data.corpus import SCHEMA, Corpus, fold_text, load_corpus, write_quarantine
+from data.labels import LabelReader, label_configs, make_task
 from slantwise.errors import BadRowsError, ConfigurationError, CorpusError
 from slantwise.rows import BadRow, Format
 
@@ -61,6 +65,7 @@ def test_canonical_rows_need_no_further_key(tmp_path: Path) -> None:
                 {"target": "Ann", "stance": "favor", "start": 0, "end": 3},
                 {"target": "Bo", "stance": "against", "start": None, "end": None},
             ],
+            "topic_shares": None, "framing_shares": None, "stance_shares": None,
         }
     ]  # fmt: skip
     assert list(corpus.tasks) == ["topic", "framing", "stance"]
@@ -176,7 +181,12 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, name: str) -> None:
         ({"id": "1", "text": None}, "the text is missing"),
         ({"id": "1", "text": " \n"}, "the text is empty"),
         ({"id": "1", "text": 5}, "text was expected, not int"),
-        ({"id": "1", "text": ["a"]}, "text was expected, not list"),
+        ({"id": "1", "text": ["a", 5]}, "text was expected, not int"),
+        ({"id": "1", "text": {"a": 1}}, "text was expected, not dict"),
+        ({"id": "1", "text": float("nan")}, "the text is missing"),
+        ({"id": float("nan"), "text": "a"}, "the id is missing"),
+        ({"id": True, "text": "a"}, "a text or a number was expected"),
+        ({"id": [1], "text": "a"}, "a text or a number was expected"),
         ({"text": "a"}, "the id is missing"),
         ({"id": " ", "text": "a"}, "the id is missing"),
         ({"id": "1", "text": "a", "split": "trian"}, "expected one of train"),
@@ -535,6 +545,13 @@ def test_a_text_is_put_together_from_its_columns(tmp_path: Path) -> None:
     assert load(tmp_path, name, columns=columns).table["text"].to_pylist() == ["A\n\nb\n\nc", "A", "x", "b\n\nc"]
 
 
+def test_a_list_of_texts_is_one_text(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": ["One", None, " ", "two"], "topic": "health"}]
+    assert load(tmp_path, write_rows(tmp_path, rows)).table["text"].to_pylist() == ["One\n\ntwo"]
+    columns = ColumnsConfig(between=" ")
+    assert load(tmp_path, write_rows(tmp_path, rows), columns=columns).table["text"].to_pylist() == ["One two"]
+
+
 def test_rows_without_text_may_be_set_aside(tmp_path: Path) -> None:
     rows = [{"id": "1", "text": "a"}, {"id": "2", "text": " "}, {"id": "3", "text": None}, {"id": "4", "text": 4}]
     corpus = load(tmp_path, write_rows(tmp_path, rows), drop_empty_text=True, max_bad_rows=1)
@@ -557,6 +574,53 @@ def test_a_key_inside_an_object_is_a_column(tmp_path: Path) -> None:
 # annotators
 
 
+@pytest.mark.parametrize(
+    ("written", "value", "date"),
+    [
+        ("%d.%m.%Y", "31.12.2020", "2020-12-31"),
+        ("%d-%b-%Y %H:%M", "1-Feb-1987 15:01", "1987-02-01T15:01:00"),
+        ("unix", 1583020800, "2020-03-01T00:00:00+00:00"),
+    ],
+)
+def test_dates_may_be_written_in_any_form(tmp_path: Path, written: str, value: Any, date: str) -> None:
+    rows = [{"id": str(i), "text": "a", "topic": "health", "day": day} for i, day in enumerate([value, None, "soon"])]
+    columns = ColumnsConfig(published="day", date_format=written)
+    corpus = load(tmp_path, write_rows(tmp_path, rows), columns=columns, max_bad_rows=1)
+    assert corpus.table["published"].to_pylist() == [date, None]
+    assert (corpus.quarantine[0].field, corpus.quarantine[0].value) == ("day", "soon")
+
+
+def test_items_of_a_list_are_articles_with_ids_of_their_own(tmp_path: Path) -> None:
+    rows = [{"d": 1, "s": [{"t": "a", "y": "art"}, {"t": "b", "y": "sport"}]}, {"d": 2, "s": [{"t": "c", "y": "art"}]}]
+    file = FileConfig(path=write_rows(tmp_path, rows), explode="s")
+    columns = ColumnsConfig(id=None, text="s.t", group="d")
+    topic = LabelsConfig(columns=["s.y"], labels=["art", "sport"])
+    table = load(tmp_path, file, columns=columns, topic=topic).table
+    assert table.select(["id", "text", "group"]).to_pylist() == [
+        {"id": "a.jsonl:1.1", "text": "a", "group": "1"},
+        {"id": "a.jsonl:1.2", "text": "b", "group": "1"},
+        {"id": "a.jsonl:2.1", "text": "c", "group": "2"},
+    ]
+
+
+def test_keys_of_a_list_of_objects_are_lists(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "a", "by": [{"who": "x", "frames": ["eco"]}, {"who": "y", "frames": ["eco", "pol"]}]}]
+    framing = LabelsConfig(annotators=["by.frames"], labels=["eco", "pol"])
+    assert load(tmp_path, write_rows(tmp_path, rows), framing=framing).table["framing"].to_pylist() == [["eco"]]
+
+
+def test_the_columns_of_a_wide_table_are_not_all_listed(tmp_path: Path) -> None:
+    wide = write(tmp_path, ",".join(f"c{i}" for i in range(200)) + "\n" + "," * 199 + "\n")
+    with pytest.raises(CorpusError, match=r"'c39' … \(200 columns\)"):
+        load(tmp_path, wide)
+
+
+def test_rows_of_a_compressed_file_need_not_have_the_same_keys(tmp_path: Path) -> None:
+    lines = [{"id": "1", "text": "a"}, {"id": "2", "text": "b", "topic": "art"}]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in lines).encode()))
+    assert len(load(tmp_path, "a.jsonl.gz", topic=TOPIC)) == 2
+
+
 def test_the_agreement_of_annotators_is_carried_with_the_ties_in_it(tmp_path: Path) -> None:
     rows = ["1,a,art,art,art", "2,b,sport,sport,", "3,c,art,sport,", "4,d,sport,,"]
     name = write(tmp_path, "\n".join(["id,text,a1,a2,a3", *rows]))
@@ -568,6 +632,50 @@ def test_the_agreement_of_annotators_is_carried_with_the_ties_in_it(tmp_path: Pa
     ]
     # by hand: 7 labels, 4 art and 3 sport; one unit of two differs: 1 - 6 * 2 / (49 - 16 - 9)
     assert corpus.agreement == {"topic": {"alpha": pytest.approx(0.5), "annotators": 3, "items": 3}}
+
+
+# annotators in rows of their own
+
+
+VOTES = "id,text,who,vote\n1,a,x,art\n2,b,x,art\n1,a,y,sport\n2,b,y,sport\n1,a,z,art\n3,c,x,oops\n3,c,y,art\n"
+
+
+def test_annotators_in_rows_of_their_own_give_the_majoritys_label(tmp_path: Path) -> None:
+    topic = LabelsConfig(annotators=["vote"], labels=["art", "sport"], soft=True)
+    corpus = load(tmp_path, write(tmp_path, VOTES), topic=topic, merge_rows=True, max_bad_rows=1)
+    assert corpus.table.select(["id", "topic", "topic_shares"]).to_pylist() == [
+        {"id": "1", "topic": ["art"], "topic_shares": [pytest.approx([2 / 3, 1 / 3])]},
+        {"id": "3", "topic": ["art"], "topic_shares": [[1.0, 0.0]]},
+    ]
+    assert adds_up(corpus)
+    assert [(bad.line, bad.expected_drop) for bad in corpus.quarantine] == [(7, False), (3, True), (5, True)]
+    assert corpus.agreement["topic"]["items"] == 2  # the tie included
+
+
+def test_annotators_in_rows_of_their_own_may_judge_several_targets(tmp_path: Path) -> None:
+    rows = [("tax", "favor"), ("bridge", "against"), ("tax", "favor"), ("tax", "against"), ("bridge", "")]
+    text = "id,text,to,vote\n" + "".join(f"1,a,{target},{vote}\n" for target, vote in rows)
+    stance = LabelsConfig(annotators=["vote"], target="to")
+    corpus = load(tmp_path, write(tmp_path, text), stance=stance, merge_rows=True)
+    (stances,) = corpus.table["stance"].to_pylist()
+    assert [(s["target"], s["stance"]) for s in stances] == [("tax", "favor"), ("bridge", "against")]
+    assert adds_up(corpus)
+
+
+def test_shares_of_merged_stances_stay_with_them(tmp_path: Path) -> None:
+    stance = LabelsConfig(columns=["pro", "con"], largest=True, soft=True, target="to",
+                          map={"pro": "favor", "con": "against"})  # fmt: skip
+    text = "id,text,to,pro,con\n1,a,tax,3,1\n1,a,bridge,0,2\n2,b,tax,,\n"
+    table = load(tmp_path, write(tmp_path, text), stance=stance, merge_rows=True).table
+    assert table["stance_shares"].to_pylist() == [[[0.75, 0.25, 0.0], [0.0, 1.0, 0.0]], None]
+
+
+def test_the_fingerprint_tells_shares_apart(tmp_path: Path) -> None:
+    def fingerprint(pro: int) -> str:
+        topic = LabelsConfig(columns=["art", "sport"], largest=True, soft=True, labels=["art", "sport"])
+        return load(tmp_path, write(tmp_path, f"id,text,art,sport\n1,a,{pro},1\n"), topic=topic).fingerprint
+
+    assert fingerprint(2) != fingerprint(3)
 
 
 def test_a_corpus_without_annotators_has_no_agreement(tmp_path: Path, tiny_rows: list[dict[str, Any]]) -> None:
@@ -675,3 +783,25 @@ def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
     corpus = load(tmp_path, FileConfig(path="c", format=Format.folder), columns=ColumnsConfig(id="path"), topic=topic)
     assert corpus.table["id"].to_pylist() == ["art/0.txt", "art/1.txt", "sport/2.txt"]
     assert corpus.table["topic"].to_pylist() == [["art"], ["art"], ["sport"]]
+
+
+# documentation
+
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "own-corpus.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("config", [FileConfig, JoinConfig, ColumnsConfig, LabelsConfig, CorpusConfig])
+def test_every_key_is_in_the_guide(config: type[Any]) -> None:
+    files = {"files", "columns", "name", "topic", "framing", "stance"}  # its sections, and the joins' own
+    assert [f.name for f in fields(config) if f"`{f.name}`" not in GUIDE and f.name not in files | {"on", "key"}] == []
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))
+def test_the_guides_examples_are_configurations(example: str) -> None:
+    keys = OmegaConf.create(example)
+    keys.pop("defaults", None)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CorpusConfig), keys))
+    assert isinstance(config, CorpusConfig)
+    for name, labels in label_configs(config).items():
+        LabelReader(make_task(name, labels), labels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -73,7 +75,7 @@ def test_a_corpus_may_bring_labels_and_kind() -> None:
         ({"map": {"1": "sprot"}}, "sprot"),
         ({"labels": ["art", "art"]}, "named twice: art"),
         ({"kind": "multilabel", "largest": True}, "kind=multiclass"),
-        ({"kind": "multilabel", "annotators": ["a1", "a2"]}, "kind=multiclass"),
+        ({"soft": True}, "soft needs shares"),
         ({"indicators": True, "largest": True, "columns": ["art", "war"]}, "indicators are both set"),
         ({"largest": True, "columns": ["art", "oops"]}, r"\['oops'\]"),
     ],
@@ -103,6 +105,28 @@ def test_a_code_may_be_negative_and_written_either_way_in_the_map(code: str) -> 
 
 def test_values_beside_the_map_are_labels_themselves() -> None:
     assert topic(map={"s": "sport"}).labels_of({"topic": "art"}) == ["art"]
+
+
+def test_a_map_may_be_written_with_numbers_and_truth_values() -> None:
+    read = topic(map={2: "war", -1.0: "art", True: "sport"}).labels_of
+    assert [read({"topic": value}) for value in ("2.0", -1, "TRUE", True)] == [["war"], ["art"], ["sport"], ["sport"]]
+
+
+@pytest.mark.parametrize("value", [Decimal("2"), Decimal("2.00")])
+def test_a_decimal_is_the_code_of_its_number(value: Any) -> None:
+    assert value_key(value) == "2"
+
+
+def test_a_blank_cell_may_be_a_label() -> None:
+    read = topic(map={"": "art"}).labels_of
+    assert read({"topic": " "}) == read({}) == ["art"]
+
+
+def test_labels_that_yaml_took_for_truth_values_are_explained() -> None:
+    error = error_of(topic(labels=["True", "False"]).labels_of, {"topic": "yes"})
+    assert "YAML reads a bare yes" in str(error)
+    assert topic(labels=["True", "False"]).labels_of({"topic": "true"}) == ["True"]
+    assert topic(labels=["true", "false"]).labels_of({"topic": "true"}) == ["true"]
 
 
 # one label
@@ -170,6 +194,11 @@ def test_a_blank_cell_is_not_labelled() -> None:
     assert framing(separator=";").labels_of({"frames": " "}) is None
 
 
+@pytest.mark.parametrize("cell", ['["art", "war"]', "['art', 'war']", ["art", "war"]])
+def test_a_list_may_be_written_in_a_cell(cell: Any) -> None:
+    assert framing().labels_of({"frames": cell}) == ["art", "war"]
+
+
 def test_several_columns_are_joined_without_their_missing_codes() -> None:
     read = framing(columns=["f1", "f2"], missing=["99"], map={"1": "art", "2": "war"}).labels_of
     assert read({"f1": "1", "f2": "2"}) == ["art", "war"]
@@ -185,10 +214,17 @@ def test_indicators_are_one_column_a_label(yes: Any, no: Any) -> None:
     assert read({"art": no, "s": no, "war": no}) == []
 
 
-@pytest.mark.parametrize("value", ["2", "yes", "", None])
+@pytest.mark.parametrize("value", ["2", "maybe", 0.5, "", None])
 def test_an_indicator_that_is_neither_is_refused(value: Any) -> None:
     error = error_of(framing(columns=["art", "war"], indicators=True).labels_of, {"art": 1, "war": value})
-    assert (error.field, error.value, str(error)) == ("war", value, "0 or 1 was expected")
+    assert (error.field, error.value) == ("war", value)
+    assert str(error).startswith("0 or 1 was expected")
+
+
+def test_empty_indicators_are_0_where_an_empty_cell_is_a_missing_label() -> None:
+    read = framing(columns=["art", "war"], indicators=True, missing=[""]).labels_of
+    assert read({"art": "x", "war": ""}) == ["art"]
+    assert read({"art": "", "war": None}) == []
 
 
 def test_a_row_whose_indicators_are_all_empty_is_not_labelled() -> None:
@@ -233,6 +269,29 @@ def test_one_target_for_all_rows() -> None:
 
 
 NESTED = {"nested": "targets", "target": "mention", "columns": ["polarity"], "start": "from", "end": "to"}
+
+
+def test_a_column_may_be_named_as_the_target_that_its_stances_are_towards() -> None:
+    read = stance(columns=["tax", "city council"], target=None, map={"+": "favor"}).stances_of
+    assert [(s["target"], s["stance"]) for s in read({"tax": "+", "city council": "neutral"}) or []] == [
+        ("tax", "favor"),
+        ("city council", "neutral"),
+    ]
+    assert [s["target"] for s in read({"tax": "", "city council": "neutral"}) or []] == ["city council"]
+    assert read({"tax": "", "city council": None}) is None
+
+
+@pytest.mark.parametrize("key", ["nested", "target", "target_name"])
+def test_several_columns_of_stances_name_their_targets_themselves(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="named as it is"):
+        make_task("stance", LabelsConfig(columns=["a", "b"], **{key: "x"}))
+
+
+def test_nested_stances_may_stand_in_objects_of_their_own_or_in_a_cell() -> None:
+    read = stance(nested="e", target="who.name", columns=["label.sent"], start="span.0", end="span.1").stances_of
+    entries = [{"who": {"name": "Ann"}, "label": {"sent": "favor"}, "span": [3, 6]}]
+    wanted = [{"target": "Ann", "stance": "favor", "start": 3, "end": 6}]
+    assert read({"e": entries}) == read({"e": json.dumps(entries)}) == wanted
 
 
 def test_nested_stances_carry_their_spans() -> None:
@@ -376,6 +435,64 @@ def test_every_nested_stance_has_its_annotations() -> None:
     row = {"targets": [{"mention": "Ann", "votes": ["favor", "favor"]}, {"mention": "Bo", "votes": ["against"]}]}
     assert [(s["target"], s["stance"]) for s in read.stances_of(row) or []] == [("Ann", "favor"), ("Bo", "against")]
     assert read.ratings_of(row) == [["favor", "favor"], ["against"]]
+
+
+# several labels from each annotator
+
+
+@pytest.mark.parametrize(
+    ("separator", "row"),
+    [
+        ("|", {"a1": "art|war", "a2": "none", "a3": "art"}),
+        (None, {"a1": ["art", "war"], "a2": [], "a3": "['art']"}),
+    ],
+)
+def test_of_several_labels_those_of_more_than_half_of_the_annotators_hold(
+    separator: str | None, row: dict[str, Any]
+) -> None:
+    read = annotated_frames(annotators=["a1", "a2", "a3"], separator=separator)
+    assert read.labels_of(row) == ["art"]
+    assert read.labels_of(row | {"a3": ""}) == []  # one of two is no majority
+    assert read.labels_of({"a1": "", "a2": None}) is None
+    assert read.ratings_of(row) == [["yes", "no", "yes"], ["no", "no", "no"], ["yes", "no", "no"]]
+
+
+@pytest.mark.parametrize("cell", [[["art", "war"], ["art"], []], ["art|war", "art", "none"]])
+def test_one_column_may_hold_the_labels_of_each_annotator(cell: Any) -> None:
+    assert annotated_frames(annotators=["all"]).shares_of({"all": cell}) == [pytest.approx([2 / 3, 0, 1 / 3])]
+
+
+def annotated_frames(**keys: Any) -> LabelReader:
+    return framing(**{"columns": [], "separator": "|", "missing": ["none"], "soft": True, **keys})
+
+
+# shares for training
+
+
+def test_shares_are_those_of_the_annotators_in_the_order_of_the_labels() -> None:
+    read = annotated(soft=True, labels=["war", "art", "sport"])
+    assert read.shares_of({"a1": "art", "a2": "art", "a3": "war"}) == [pytest.approx([1 / 3, 2 / 3, 0])]
+    assert read.shares_of({"a1": "?", "a2": ""}) is None
+    assert annotated().shares_of({"a1": "art"}) is None
+
+
+def test_shares_of_a_given_label_come_from_the_annotators() -> None:
+    read = annotated(columns=["topic"], soft=True, labels=["art", "war"])
+    assert read.shares_of({"topic": "war", "a1": "art", "a2": "art"}) == [[1.0, 0.0]]
+    assert read.shares_of({"topic": "war", "a1": ""}) == [None]
+
+
+def test_shares_of_columns_add_up_to_one_and_are_none_below_zero() -> None:
+    read = stance(**SHARES, target=None, target_name="x", soft=True)
+    assert read.shares_of({"pro": 1, "con": "3", "neutral": 0}) == [[0.25, 0.75, 0.0]]
+    assert not error_of(read.shares_of, {"pro": -1, "con": 3, "neutral": 0}).expected_drop
+
+
+def test_every_nested_stance_has_its_shares() -> None:
+    read = stance(nested="targets", target="mention", annotators=["votes"], columns=[], soft=True)
+    row = {"targets": [{"mention": "Ann", "votes": ["favor", "neutral", "favor"]}, {"mention": "Bo", "votes": []}]}
+    assert [s["target"] for s in read.stances_of(row) or []] == ["Ann"]
+    assert read.shares_of(row) == [pytest.approx([2 / 3, 0, 1 / 3])]
 
 
 def units(observers: list[str]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
+from data.config import CleaningConfig, CorpusConfig, LabelsConfig, SplitConfig, SplitKind
 from data.corpus import Corpus, load_corpus
 from data.prepare import CleanCorpus, clean_corpus, encode, fit_cleaner, split_corpus, split_without_test
 from slantwise.task import Task
@@ -20,10 +21,10 @@ from slantwise.task import Task
 Row = dict[str, Any]
 
 
-def corpus_of(rows: list[Row], folder: Path) -> Corpus:
+def corpus_of(rows: list[Row], folder: Path, **keys: Any) -> Corpus:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load_corpus(CorpusConfig(path=str(path)))
+    return load_corpus(CorpusConfig(path=str(path), **keys))
 
 
 def clean(corpus: Corpus, task: str) -> CleanCorpus:
@@ -89,9 +90,11 @@ def test_only_articles_that_are_labelled_for_the_task_are_kept(tmp_path: Path, t
     assert len(clean(corpus, "stance")) == len(tiny_rows)
 
 
-def test_the_classifier_sees_title_and_body_and_duplicates_are_found_by_the_body(tiny_corpus: Corpus) -> None:
-    cleaned = clean(tiny_corpus, "topic")
-    row = cleaned.rows[5]
+def test_the_classifier_sees_title_and_body_and_duplicates_are_found_by_the_body(
+    tiny_corpus: Corpus, tiny_rows: list[Row]
+) -> None:
+    cleaned, row = clean(tiny_corpus, "topic"), tiny_rows[5]
+    assert cleaned.rows[5]["id"] == row["id"]
     assert cleaned.texts[5] == f"{row['title']}\n\n{row['text']}"
     assert cleaned.bodies[5] == row["text"]
 
@@ -151,6 +154,44 @@ def test_examples_are_selected_and_joined_in_order(tiny_corpus: Corpus) -> None:
     assert list(joined.ids) == ["a003", "a001", "a007"]
     assert np.array_equal(joined.gold, every.gold[[3, 1, 7]])
     assert len(joined) == 3
+
+
+def test_shares_reach_the_examples_and_survive_selecting_and_joining(tmp_path: Path) -> None:
+    votes = [["art", "art", "sport"], ["sport", "sport"], ["art", "sport", "art", "art"]]
+    rows = [{"id": f"a{i}", "text": f"text {i}", "votes": given} for i, given in enumerate(votes)]
+    topic = LabelsConfig(annotators=["votes"], labels=["art", "sport"], soft=True)
+    examples = clean(corpus_of(rows, tmp_path, topic=topic), "topic").examples([2, 0, 1])
+    wanted = np.array([[3 / 4, 1 / 4], [2 / 3, 1 / 3], [0, 1]], dtype=np.float32)
+    assert examples.gold.tolist() == [0, 0, 1]
+    for found, of in [
+        (examples, [0, 1, 2]),
+        (examples.select([2, 0]), [2, 0]),
+        (examples.select([1]) + examples.select([2, 0]), [1, 2, 0]),
+        (examples.select([1]) + replace(examples.select([2]), shares=None), [1, 2]),  # the same as its one-hot label
+        (examples.with_labels_of([1, 2, 0]), [1, 2, 0]),
+    ]:
+        assert found.shares is not None
+        np.testing.assert_allclose(found.shares, wanted[of])
+        assert found.gold.tolist() == [wanted[i].argmax() for i in of]
+    plain = replace(topic, soft=False)
+    assert clean(corpus_of(rows, tmp_path, topic=plain), "topic").examples([0]).shares is None
+
+
+def test_each_stance_has_its_shares(tmp_path: Path) -> None:
+    entries = [{"target": "Ann", "votes": ["favor", "neutral", "favor"]}, {"target": "Bo", "votes": ["against"]}]
+    rows = [{"id": "1", "text": "Ann met Bo", "e": entries}, {"id": "2", "text": "Ann left", "e": entries[:1]}]
+    stance = LabelsConfig(nested="e", target="target", annotators=["votes"], soft=True)
+    shares = clean(corpus_of(rows, tmp_path, stance=stance), "stance").examples([1, 0]).shares
+    np.testing.assert_allclose(shares, [[2 / 3, 0, 1 / 3], [2 / 3, 0, 1 / 3], [0, 1, 0]], rtol=1e-6)
+
+
+def test_units_of_a_split_reach_the_examples(tiny_corpus: Corpus) -> None:
+    cleaned = clean(tiny_corpus, "topic")
+    split = split_corpus(cleaned, SplitConfig())[0][0]
+    examples = cleaned.examples([3, 1], split.units)
+    assert list(examples.units) == [str(split.units[3]), str(split.units[1])]
+    assert list((examples.select([1]) + examples).units) == [examples.units[1], *examples.units]
+    assert list(cleaned.examples([3, 1]).units) == list(examples.groups)
 
 
 def test_encode_follows_the_order_of_the_tasks_labels() -> None:

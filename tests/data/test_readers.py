@@ -234,6 +234,7 @@ by 5 &gt; 4.\x03</BODY></TEXT>
     assert {name: first.values[name] for name in first.values if name not in ("DOC", "TEXT")} == {
         "@TOPICS": "YES", "@id": "7", "TOPICS": ["tea", "silver"], "PLACES": [], "TEXT/@TYPE": "NORM",
         "TITLE": "Tea & silver rise", "BODY": "Prices of <tea> rose\nby 5 > 4.",
+        "TEXT/@": [{"text": first.values["TEXT"], "TYPE": "NORM"}],
     }  # fmt: skip
     assert first.values["TEXT"] == "Tea & silver risePrices of <tea> rose\nby 5 > 4."
     assert (second.values["TOPICS"], second.values["PLACES"], second.values["TEXT"]) == ([], ["uk"], "Raw")
@@ -253,6 +254,14 @@ def test_xml_with_a_root_names_its_rows(tmp_path: Path) -> None:
     assert first.values["p"] == ["One link.", "Two a < b"]
     assert (first.values["@title"], first.values["a/@href"]) == ("It's", "x")
     assert (first.line, second.line, second.values) == (3, 4, {"@id": "2", "@title": "b", "article": ""})
+
+
+def test_elements_with_attributes_are_objects_too(tmp_path: Path) -> None:
+    content = '<s><o target="Ann" polarity="-">won</o> and <o target="Bo"/></s>'
+    assert only_values(sgml(tmp_path, content))["o/@"] == [
+        {"text": "won", "target": "Ann", "polarity": "-"},
+        {"text": "", "target": "Bo"},
+    ]
 
 
 def test_an_element_that_is_not_closed_ends_with_its_parent_or_the_next_of_its_name(tmp_path: Path) -> None:

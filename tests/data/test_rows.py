@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slantwise.errors import ConfigurationError, CorpusError
-from slantwise.rows import BadRow, Format, Layout, Row, read_rows
+from slantwise.rows import BadRow, Format, Layout, Row, flat, parse_list, read_rows
 
 Write = Callable[[str, bytes | str], Path]
 
@@ -167,6 +171,14 @@ def test_without_quoting_a_quote_is_text(write: Write) -> None:
     assert [row["text"] for row in values(path, quoting=False)] == ['"open', 'in "the" middle']
 
 
+def test_a_quote_may_be_escaped(write: Write) -> None:
+    path = write("a.csv", 'id,text\n1,"he said \\"no\\", twice"\n')
+    assert [row["text"] for row in values(path, escape="\\")] == ['he said "no", twice']
+    assert "escape: ..." in read(path)[0].reason  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match=r"escape=.*one character"):
+        read(path, escape="ab")
+
+
 def test_a_stray_quote_is_a_bad_row_not_a_guess(write: Write) -> None:
     rows = read(write("a.csv", 'id,text\n1,"a" b\n2,c\n'))
     bad = only_bad(rows)
@@ -266,7 +278,10 @@ def test_a_separator_that_is_no_single_character_is_refused(write: Write, separa
     [
         ("utf-8-sig", {}),
         ("utf-8-sig", {"encoding": "UTF_8"}),
+        ("utf-8-sig", {"encoding": "cp1252"}),
         ("utf-16", {"encoding": "utf-16"}),
+        ("utf-16", {}),
+        ("utf-32", {"fallback_encoding": "cp1252"}),
         ("cp1252", {"encoding": "cp1252"}),
         ("cp1252", {"fallback_encoding": "cp1252"}),
         ("utf-8", {"fallback_encoding": "cp1252"}),
@@ -314,6 +329,30 @@ def test_the_list_may_stand_under_a_key(write: Write) -> None:
     assert values(path, element="articles") == [{"id": 1}]
     with pytest.raises(CorpusError, match="no list under the key 'version'"):
         read(path, element="version")
+
+
+def test_the_list_may_stand_under_a_key_within_another(write: Write) -> None:
+    path = write("a.json", '{"data": {"articles": [{"id": 1}]}, "a.b": [{"id": 2}]}')
+    assert values(path, element="data.articles") == [{"id": 1}]
+    assert values(path, element="a.b") == [{"id": 2}]
+    with pytest.raises(CorpusError, match=r"no list under the key 'data.rows' .*it has 'data', 'a.b'"):
+        read(path, element="data.rows")
+
+
+def test_an_object_of_objects_gives_its_keys_as_a_column(write: Write) -> None:
+    path = write("a.json", '{"a1": {"text": "x"}, "a2": {"text": "y", "key": "own"}, "a3": 5}')
+    rows = read(path, element="*")
+    assert [row.values for row in rows if isinstance(row, Row)] == [
+        {"key": "a1", "text": "x"},
+        {"key": "own", "text": "y"},
+    ]
+    assert only_bad(rows).value == 5
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_key_that_stands_twice_is_a_bad_row(write: Write, name: str) -> None:
+    bad = only_bad(read(write(name, '{"id": "1", "text": "a", "text": "b"}\n')))
+    assert bad.reason == "not valid JSON: the key 'text' stands twice"
 
 
 def test_a_damaged_json_file_is_one_bad_row(write: Write, tmp_path: Path) -> None:
@@ -435,6 +474,147 @@ def test_columns_may_come_from_the_path(write: Write, tmp_path: Path) -> None:
     ]
 
 
+# lists
+
+
+def test_items_of_a_list_are_rows(write: Write) -> None:
+    lines = [{"d": 1, "s": [{"t": "a"}, {"t": "b"}]}, {"d": 2, "s": []}, {"d": 3}, {"d": 4, "s": "x"}]
+    rows = read(write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)), explode="s")
+    assert [(row.line, row.item, row.values) for row in rows if isinstance(row, Row)] == [
+        (1, 1, {"d": 1, "s": {"t": "a"}}),
+        (1, 2, {"d": 1, "s": {"t": "b"}}),
+        (2, 1, {"d": 2, "s": None}),
+        (3, 1, {"d": 3, "s": None}),
+    ]
+    assert (only_bad(rows).line, only_bad(rows).field) == (4, "s")
+
+
+def test_keys_of_an_object_are_rows(write: Write) -> None:
+    path = write("a.jsonl", '{"of": {"stances": {"tax": "favor"}}}\n')
+    (row,) = values(path, explode="of.stances")
+    assert row["of.stances"] == {"key": "tax", "value": "favor"}
+
+
+def test_a_list_written_in_a_cell_is_a_list(write: Write) -> None:
+    path = write("a.csv", 'id,s\n1,"[""a"", ""b""]"\n')
+    assert values(path, explode="s") == [{"id": "1", "s": "a"}, {"id": "1", "s": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ('["a", null]', ["a", None]),
+        ("['a', 'b']", ["a", "b"]),
+        (" [] ", []),
+        ("{'a': 1}", {"a": 1}),
+        ("[a, b]", "[a, b]"),
+        ("[" * 100_000 + "]" * 100_000, None),
+        ("(1, 2)", "(1, 2)"),
+        ("__import__('os')", "__import__('os')"),
+        (5, 5),
+    ],
+)
+def test_only_what_is_written_as_a_list_or_an_object_is_one(cell: Any, value: Any) -> None:
+    assert parse_list(cell) == (cell if value is None else value)
+
+
+def test_what_is_inside_a_column_is_a_column() -> None:
+    row = {"a": {"b": {"c": 1}}, "tags": [{"n": "x", "s": 1}, {"n": "y"}], "span": [3, 5], "nan": float("nan")}
+    found = flat(row)
+    assert {name: found[name] for name in found if name not in row} == {
+        "a.b": {"c": 1}, "a.b.c": 1, "tags.n": ["x", "y"], "tags.s": [1, None], "span.0": 3, "span.1": 5,
+    }  # fmt: skip
+    assert found["nan"] is None
+
+
+# lines and single texts
+
+
+def test_a_line_is_a_row_and_an_empty_one_too(write: Write) -> None:
+    assert values(write("a.txt", b"\xef\xbb\xbfone\r\n\nthree"), format=Format.lines) == [
+        {"line": 1, "text": "one"},
+        {"line": 2, "text": ""},
+        {"line": 3, "text": "three"},
+    ]
+
+
+def test_a_pattern_divides_lines_into_columns(write: Write) -> None:
+    path = write("a.txt", "__label__a one two\nno label\n")
+    rows = read(path, format=Format.lines, pattern=r"__label__(?P<label>\S+) (?P<text>.*)")
+    assert [row.values for row in rows if isinstance(row, Row)] == [{"line": 1, "label": "a", "text": "one two"}]
+    assert "does not match pattern" in only_bad(rows).reason
+
+
+def test_a_file_may_be_one_text(write: Write, tmp_path: Path) -> None:
+    write("news/a.html", "<p>x</p>")
+    write("news/b.md", b"caf\xe9")
+    assert values("news/*.html", tmp_path) == [{"file": "a.html", "class": "news", "text": "<p>x</p>"}]
+    assert only_bad(read("news/b.md", tmp_path, format=Format.text)).reason == "not valid UTF-8: byte 0xE9"
+
+
+# Parquet
+
+
+def test_columns_of_any_type_are_read(write: Write, tmp_path: Path) -> None:
+    table = pa.table({
+        "text": pa.array([b"caf\xc3\xa9", b"\xff"]),
+        "label": pa.array(["a", "b"]).dictionary_encode(),
+        "when": pa.array([0, 1], pa.timestamp("ms", "UTC")),
+        "frames": [["x"], None],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    rows = read("a.parquet", tmp_path)
+    assert isinstance(rows[0], Row)
+    assert (rows[0].values["text"], rows[0].values["label"], rows[0].values["frames"]) == ("café", "a", ["x"])
+    assert isinstance(rows[0].values["when"], datetime)
+    assert only_bad(rows).line == 2
+
+
+def test_a_time_beyond_the_calendar_is_a_bad_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"when": pa.array([0, 2**60], pa.timestamp("ms"))}), tmp_path / "a.parquet")
+    bad = only_bad(read("a.parquet", tmp_path))
+    assert (bad.line, bad.reason[:12]) == (2, "not readable")
+
+
+# compression
+
+
+def zstandard(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as file:
+        file.write(content)
+    return bytes(sink.getvalue())
+
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+
+
+@pytest.mark.parametrize("ending", list(COMPRESS))
+def test_compressed_files_are_read_as_the_files_in_them(write: Write, ending: str) -> None:
+    lines, table = b'{"id": "caf\xc3\xa9"}\n', "id\ttext\nä\tx\n".encode("cp1252")
+    assert values(write(f"a.jsonl{ending}", COMPRESS[ending](lines))) == [{"id": "café"}]
+    assert values(write(f"a.TSV{ending}", COMPRESS[ending](table)), encoding="utf-8", fallback_encoding="cp1252") == [
+        {"id": "ä", "text": "x"}
+    ]
+
+
+@pytest.mark.parametrize("ending", list(COMPRESS))
+def test_a_damaged_compressed_file_is_refused(write: Write, ending: str) -> None:
+    whole = COMPRESS[ending](b'{"id": 1}\n' * 100)
+    for content in (whole[:-6], b"no such thing"):
+        with pytest.raises(CorpusError, match="cannot be read"):
+            read(write(f"a.jsonl{ending}", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a.zip", "archive; unpack it"), ("a.tar.gz", "archive; unpack it"), ("a.parquet.gz", "read compressed")],
+)
+def test_what_must_be_unpacked_first_says_so(write: Write, name: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        read(write(name, gzip.compress(b"x")))
+
+
 def test_a_path_that_does_not_match_is_a_bad_row(write: Write, tmp_path: Path) -> None:
     for name in ("a1", "note"):
         write(f"{name}.json", "{}")
@@ -443,10 +623,11 @@ def test_a_path_that_does_not_match_is_a_bad_row(write: Write, tmp_path: Path) -
     assert "does not match from_path" in only_bad(rows).reason
 
 
+@pytest.mark.parametrize("key", ["from_path", "pattern"])
 @pytest.mark.parametrize(("pattern", "message"), [("(?P<id>", "no regular expression"), (r"\d+", "names no group")])
-def test_a_pattern_that_gives_no_column_is_refused(write: Write, pattern: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        read(write("a.json", "{}"), from_path=pattern)
+def test_a_pattern_that_gives_no_column_is_refused(write: Write, key: str, pattern: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{key}=.*{message}"):
+        read(write("a.json", "{}"), **{key: pattern})
 
 
 def test_a_glob_reads_its_files_in_order_below_a_root_with_brackets(write: Write, tmp_path: Path) -> None:

@@ -212,6 +212,18 @@ def test_articles_without_any_label_are_shared_out_too() -> None:
     assert sizes(split)["test"] == pytest.approx(40, abs=1)
 
 
+def test_units_join_duplicates_groups_and_what_is_grouped_by() -> None:
+    clusters = np.arange(40)
+    clusters[1] = 0
+    items = items_of(40, clusters=clusters, groups=[None, "g", "g", *[None] * 37])
+    (split,) = make_splits(items, SplitConfig())
+    assert len(set(split.units[:3])) == 1
+    assert len(set(split.units)) == 38
+    config = SplitConfig(kind=SplitKind.kfold, folds=2, group_by=["source"])
+    by_source = make_splits(items_of(40, sources=[*"abcdefghij"] * 4), config)[0]
+    assert len(set(by_source.units)) == 10
+
+
 def test_a_group_that_two_values_join_is_one() -> None:
     n = 30
     sources = ["s", "s", None, *[None] * (n - 3)]
@@ -323,12 +335,15 @@ def test_each_source_is_the_test_set_of_one_fold_in_alphabetical_order_and_small
     assert [split.rows("test") for split in splits] == [
         list(range(12, 32)), list(range(12)), list(range(32, 40))
     ]  # fmt: skip
+    assert [split.name for split in splits] == ["a", "b", "all others"]
 
 
 def test_targets_of_one_article_are_held_out_together() -> None:
-    targets = [["tax"]] * 10 + [["tax", "port"]] + [["port"]] * 10 + [["dam"]] * 15
-    splits = make_splits(items_of(36, targets=targets), SplitConfig(kind=SplitKind.leave_one_target_out))
-    assert [split.rows("test") for split in splits] == [list(range(21, 36)), list(range(21))]
+    targets = [["Tax"]] * 9 + [["the  tax"], ["tax", "port"]] + [["port"]] * 10 + [["dam"]] * 15
+    splits = make_splits(items_of(36, targets=targets), SplitConfig(kind=SplitKind.leave_one_target_out, min_group=1))
+    assert [(split.name, split.rows("test")) for split in splits] == [
+        ("dam", list(range(21, 36))), ("port, Tax", [*range(9), *range(10, 21)]), ("the tax", [9]),
+    ]  # fmt: skip
 
 
 def test_a_wire_copy_in_another_source_is_left_out_of_the_fold_and_ties_nothing() -> None:
@@ -446,10 +461,16 @@ def test_no_article_at_all_is_refused(kind: SplitKind) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SplitKind if kind is not SplitKind.given])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2])
 def test_too_few_articles_are_refused(kind: SplitKind, n: int) -> None:
     with pytest.raises(CorpusError):
         make_splits(items_of(n), SplitConfig(kind=kind))
+
+
+def test_a_split_that_would_be_empty_gets_the_smallest_group_that_can_be_spared() -> None:
+    sources = ["a"] * 20 + ["b"] * 18 + ["c"] * 9
+    (split,) = make_splits(items_of(47, sources=sources), SplitConfig(group_by=["source"], test=0.1, validation=0.1))
+    assert sizes(split) == {"train": 20, "validation": 18, "test": 9}
 
 
 @pytest.mark.parametrize("kind", KINDS)

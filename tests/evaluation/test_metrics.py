@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +139,50 @@ def test_accuracy_and_matthews_correlation_agree_with_sklearn(predictions: Predi
 
 
 @against_sklearn
+@given(multiclass_cases())
+def test_balanced_accuracy_agrees_with_sklearn(predictions: Predictions) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # predicted labels without gold examples
+        expected = sk.balanced_accuracy_score(predictions.gold, predictions.predicted)
+    assert compute(predictions, ["balanced_accuracy"])["balanced_accuracy"] == exactly(expected)
+
+
+@against_sklearn
+@given(multiclass_cases())
+def test_mae_and_its_mean_over_gold_labels_agree_with_sklearn(predictions: Predictions) -> None:
+    found, gold, predicted = compute(predictions, ["mae", "macro_mae"]), predictions.gold, predictions.predicted
+    if (predicted < 0).any():
+        assert math.isnan(found["mae"])
+        assert math.isnan(found["macro_mae"])
+        return
+    of_labels = [sk.mean_absolute_error(gold[gold == label], predicted[gold == label]) for label in np.unique(gold)]
+    assert found["mae"] == exactly(sk.mean_absolute_error(gold, predicted))
+    assert found["macro_mae"] == exactly(np.mean(of_labels))
+
+
+@against_sklearn
+@given(multilabel_cases())
+def test_semeval2023_scores_agree_with_sklearn_as_the_official_scorer_calls_it(predictions: Predictions) -> None:
+    found, gold, predicted = (
+        compute(predictions, ["micro_f1", "semeval2023_macro_f1"]),
+        predictions.gold,
+        predictions.predicted,
+    )
+    if not (gold | predicted).any():  # 1 in the official scorer
+        assert all(math.isnan(value) for value in found.values())
+        return
+    assert found["micro_f1"] == exactly(sk.f1_score(gold, predicted, average="micro", zero_division=1))
+    assert found["semeval2023_macro_f1"] == exactly(sk.f1_score(gold, predicted, average="macro", zero_division=1))
+
+
+@against_sklearn
+@given(multilabel_cases())
+def test_example_f1_agrees_with_sklearn(predictions: Predictions) -> None:
+    expected = sk.f1_score(predictions.gold, predictions.predicted, average="samples", zero_division=np.nan)
+    assert compute(predictions, ["example_f1"])["example_f1"] == exactly(expected)
+
+
+@against_sklearn
 @given(multilabel_cases())
 def test_subset_accuracy_and_hamming_loss_agree_with_sklearn(predictions: Predictions) -> None:
     found = compute(predictions, ["subset_accuracy", "hamming_loss"])
@@ -170,6 +216,62 @@ def test_semeval2016_favg_pools_the_targets() -> None:
     # Pooled: favor 2 right of 3 gold and 4 predicted, F = 4/7; against 1 right of 3 and 3, F = 1/3.
     # The mean of the targets' own scores, 7/12 and 1/3, would be 11/24.
     assert compute(stances(gold, predicted))["semeval2016_favg"] == exactly((4 / 7 + 1 / 3) / 2)
+
+
+ABOUT_TWO = [  # target, gold, predicted
+    ("Rain", "favor", "favor"), ("Rain", "favor", "against"), ("Rain", "against", "against"),
+    ("Rain", "neutral", "favor"), ("Snow", "favor", "favor"), ("Snow", "against", "favor"),
+    ("Snow", "neutral", "against"), ("Snow", "against", "neutral"),
+]  # fmt: skip
+
+
+def about(rows: Sequence[tuple[str, str, str]]) -> Predictions:
+    targets, gold, predicted = zip(*rows, strict=True)
+    return replace(stances(gold, predicted), targets=targets)
+
+
+def test_semeval2016_favg_of_each_target_and_its_mean_over_targets() -> None:
+    names = ["semeval2016_favg_macro", "semeval2016_favg/Rain", "semeval2016_favg/Snow"]
+    found = compute(about(ABOUT_TWO), names)
+    # Rain: favor 1 right of 2 gold and 2 predicted, F = 1/2; against 1 right of 1 and 2, F = 2/3.
+    # Snow: favor 1 right of 1 gold and 2 predicted, F = 2/3; against 0 right, F = 0.
+    assert found["semeval2016_favg/Rain"] == exactly((1 / 2 + 2 / 3) / 2)
+    assert found["semeval2016_favg/Snow"] == exactly((2 / 3 + 0) / 2)
+    assert found["semeval2016_favg_macro"] == exactly((7 / 12 + 1 / 3) / 2)
+
+
+def test_semeval2016_favg_agrees_with_sklearn_pooled_and_by_target() -> None:
+    rng = np.random.default_rng(6)
+    gold, predicted, targets = (rng.choice(values, size=300) for values in (STANCES, STANCES, ["Rain", "Snow", "Wind"]))
+    found = compute(
+        about(list(zip(targets, gold, predicted, strict=True))),
+        ["semeval2016_favg", "semeval2016_favg_macro", "semeval2016_favg/Wind"],
+    )
+
+    def expected(rows: npt.NDArray[np.bool_]) -> float:
+        return float(sk.f1_score(gold[rows], predicted[rows], labels=["favor", "against"], average="macro"))
+
+    assert found["semeval2016_favg"] == exactly(expected(np.ones(300, dtype=bool)))
+    assert found["semeval2016_favg/Wind"] == exactly(expected(targets == "Wind"))
+    by_target = [expected(targets == target) for target in ("Rain", "Snow", "Wind")]
+    assert found["semeval2016_favg_macro"] == exactly(np.mean(by_target))
+
+
+def test_semeval2016_mean_over_targets_leaves_out_targets_on_which_it_is_undefined() -> None:
+    found = compute(
+        about([*ABOUT_TWO, ("Wind", "neutral", "neutral"), ("Wind", "favor", "favor")]),
+        ["semeval2016_favg_macro", "semeval2016_favg/Wind", "semeval2016_favg/Hail"],
+    )
+    assert found["semeval2016_favg_macro"] == exactly((7 / 12 + 1 / 3) / 2)
+    assert math.isnan(found["semeval2016_favg/Wind"])  # against is neither gold nor predicted
+    assert math.isnan(found["semeval2016_favg/Hail"])  # no example
+
+
+def test_scores_of_a_target_are_refused_where_the_task_has_no_targets() -> None:
+    with pytest.raises(ConfigurationError, match="no metric semeval2016_favg/Rain"):
+        select(Task("stance", "multiclass", STANCES), ["semeval2016_favg/Rain"])
+    with pytest.raises(ConfigurationError, match="no metric semeval2016_favg/Rain"):
+        select(Task("stance", "multiclass", FNC_LABELS, has_target=True), ["semeval2016_favg/Rain"])
 
 
 def test_fnc_score_by_hand() -> None:
@@ -206,6 +308,12 @@ def test_example_f1_by_hand_drops_rows_empty_on_both_sides() -> None:
 def test_mae_is_the_mean_distance_of_label_indices() -> None:
     predictions = predictions_of(Task("stance", "multiclass", tuple(LETTERS)), [0, 4, 2, 1], [4, 4, 1, 3])
     assert compute(predictions, ["mae"]) == {"mae": exactly((4 + 0 + 1 + 2) / 4)}
+
+
+def test_macro_mae_weighs_gold_labels_equally_and_leaves_out_those_that_do_not_occur() -> None:
+    # Labels 0 (three examples, distances 0, 0, 3) and 4 (one, distance 2).
+    predictions = predictions_of(Task("stance", "multiclass", tuple(LETTERS)), [0, 0, 0, 4], [0, 0, 3, 2])
+    assert compute(predictions, ["macro_mae"]) == {"macro_mae": exactly((1 + 2) / 2)}
 
 
 def test_an_abstained_prediction_is_a_wrong_answer_and_no_predicted_label() -> None:
@@ -266,6 +374,40 @@ def test_ece_sums_within_bins_before_it_takes_absolute_values() -> None:
     predictions = predictions_of(Task("topic", "multiclass", ("a", "b")), [0, 1] * 15, [0] * 30, probabilities)
     expected = sum(abs(1 - top[i] - top[i + 1]) for i in range(0, 30, 2)) / 30
     assert compute(predictions, ["ece"]) == {"ece": exactly(expected)}
+
+
+def test_ece_and_its_mean_over_labels_agree_with_bins_cut_one_by_one() -> None:
+    rng = np.random.default_rng(8)
+    n, labels = 300, 4  # 20 confidences in each of 15 bins, no two of them equal
+    probabilities = rng.dirichlet(np.ones(labels), n).astype(np.float32)
+    gold = rng.integers(labels, size=n)
+
+    def error(confidences: npt.NDArray[np.float64], outcomes: npt.NDArray[np.bool_]) -> float:
+        bins = np.array_split(np.argsort(confidences), 15)
+        return sum(len(b) / n * abs(outcomes[b].mean() - confidences[b].mean()) for b in bins)
+
+    task = Task("topic", "multiclass", tuple(LETTERS[:labels]))
+    found = compute(predictions_of(task, gold, gold, probabilities), ["ece", "classwise_ece"])
+    given = probabilities.astype(np.float64)
+    assert found["ece"] == exactly(error(given.max(axis=1), given.argmax(axis=1) == gold))
+    assert found["classwise_ece"] == exactly(np.mean([error(given[:, i], gold == i) for i in range(labels)]))
+
+
+@against_sklearn
+@given(multilabel_cases(), st.integers(0, 2**32 - 1), st.booleans())
+def test_label_ranking_metrics_agree_with_sklearn(predictions: Predictions, seed: int, ties: bool) -> None:
+    shape = predictions.gold.shape
+    scores = np.random.default_rng(seed).integers(0, 4 if ties else 10**6, size=shape) / 10**6
+    predictions = replace(predictions, probabilities=scores.astype(np.float32))
+    names = ["label_ranking_average_precision", "coverage_error", "ranking_loss"]
+    found = compute(predictions, names)
+    n_gold = predictions.gold.sum(axis=1)
+    functions = (sk.label_ranking_average_precision_score, sk.coverage_error, sk.label_ranking_loss)
+    for name, function in zip(names, functions, strict=True):
+        # scikit-learn gives an example whose labels cannot be ranked 1, 0 and 0; here it is left out
+        ranked = (n_gold > 0) & ((n_gold < shape[1]) | (name != "ranking_loss"))
+        expected = function(predictions.gold[ranked], scores[ranked]) if ranked.any() else math.nan
+        assert found[name] == exactly(expected), name
 
 
 @settings(deadline=None)
@@ -347,7 +489,24 @@ def test_example_f1_is_undefined_where_every_set_is_empty() -> None:
 
 
 def test_mae_is_undefined_where_a_decision_abstained() -> None:
-    assert math.isnan(compute(predictions_of(STANCE, [0, 1], [0, -1]), ["mae"])["mae"])
+    found = compute(predictions_of(STANCE, [0, 1], [0, -1]), ["mae", "macro_mae"])
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_semeval2023_macro_f1_counts_an_absent_label_as_one_and_macro_f1_leaves_it_out() -> None:
+    found = compute(multilabel(["a", "ab"], ["a", "a"]), ["macro_f1", "semeval2023_macro_f1"])
+    assert found == {"macro_f1": exactly((1 + 0) / 2), "semeval2023_macro_f1": exactly((1 + 0 + 1) / 3)}
+
+
+def test_label_ranking_metrics_are_undefined_where_no_example_has_labels_to_rank() -> None:
+    found = compute(multilabel(["", ""], ["a", ""]))
+    for name in ("label_ranking_average_precision", "coverage_error", "ranking_loss"):
+        assert math.isnan(found[name]), name
+    assert math.isnan(compute(multilabel(["abc"], ["a"]))["ranking_loss"])
+
+
+def test_balanced_accuracy_leaves_out_labels_without_gold_examples() -> None:
+    assert compute(stances(["favor", "favor"], ["favor", "neutral"]))["balanced_accuracy"] == exactly(1 / 2)
 
 
 @pytest.mark.parametrize("task", [STANCE, Task("framing", "multilabel", POLICY_FRAMES)], ids=lambda task: task.kind)
@@ -369,10 +528,11 @@ def test_official_metrics_are_offered_only_to_tasks_with_their_labels() -> None:
     assert "semeval2016_favg" not in available(Task("stance", "multilabel", STANCES))
 
 
-def test_mae_is_available_but_only_computed_when_asked_for() -> None:
-    assert "mae" in available(STANCE)
-    assert "mae" not in select(STANCE)
-    assert list(select(STANCE, ["mae"])) == ["mae"]
+def test_scores_of_ordinal_labels_are_available_but_only_computed_when_asked_for() -> None:
+    for name in ("mae", "macro_mae"):
+        assert name in available(STANCE)
+        assert name not in select(STANCE)
+        assert list(select(STANCE, [name])) == [name]
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])

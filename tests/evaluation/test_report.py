@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,26 @@ import numpy.typing as npt
 import pytest
 
 from evaluation import plots
+from evaluation.evidence import EXCERPT, excerpt
 from evaluation.intervals import Estimate, evaluate
 from evaluation.predictions import Predictions
 from evaluation.report import (
-    EXCERPT,
     ReportData,
     calibration_bins,
     interval,
     mistakes,
     number,
     report_figures,
+    share,
+    signed,
     verdict,
     wilson,
     write_report,
 )
+from evaluation.slices import find_slices
 from slantwise.task import Task
 
+SCHEMA = Path(__file__).parents[2] / "docs" / "report-schema.json"
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "<img src=x onerror=alert(2)>"
 CLOSING = "</details></style></svg></title>]]>-->"
@@ -41,8 +46,8 @@ QUOTES = '"><a href=\'https://evil.example/\' onclick="alert(3)">x</a>'
 MATHS = "$x^2$ {{ 7 * 7 }} {% raw %} &amp;"
 PAYLOADS = (SCRIPT, IMAGE, CLOSING, QUOTES, MATHS)
 # Every element that the page needs; whatever else is found came in through the data.
-PAGE = """html head meta title style body main header section nav h1 h2 p a ul ol li dl dt dd div span b i u small abbr
-bdi wbr table thead tbody tr th td figure details summary pre"""
+PAGE = """html head meta title style body main header section nav h1 h2 h3 p a ul ol li dl dt dd div span b i u small
+abbr bdi wbr table thead tbody tr th td figure details summary pre mark"""
 PICTURE = "svg g defs style path use clippath rect text tspan"
 ELEMENTS = {*PAGE.split(), *PICTURE.split()}
 
@@ -141,16 +146,41 @@ def report_data(predictions: Predictions, **changes: Any) -> ReportData:
     return replace(data, **changes)
 
 
+def full(predictions: Predictions, text: str = "a probe", **changes: Any) -> ReportData:
+    """A report with every section that there is; `text` stands wherever a corpus or a model puts in words."""
+    name = "macro_f1" if predictions.task.kind == "multiclass" else "micro_f1"
+    half = [text if i % 2 else f"{text} too" for i in range(len(predictions))]
+    cut = replace(predictions, columns={text: half, "language": ["en"] * len(predictions)})
+    score = Estimate(0.5, 0.4, 0.6, None)
+    probes = [
+        {"name": "source", "title": text, "estimate": score, "share": 0.25, "difference": score},
+        {"name": "date", "title": "date alone", "estimate": Estimate(None, None, None, text), "share": None,
+         "difference": None},
+    ]  # fmt: skip
+    shortcuts = {
+        "metric": name, "n": len(predictions), "model": score, "chance": 0.2, "shuffled_targets": score,
+        "probes": probes, "verdict": [text],
+    }  # fmt: skip
+    steps = [{"step": 10 * i, "epoch": i, "train_loss": 1 / i, "validation_score": 1 - 1 / i} for i in (1, 2, 3)]
+    words = {(m["row"], m["label"]): [(text, 0.75), ("plain", 0.5)] for m in mistakes(predictions)}
+    return report_data(
+        predictions, slices=find_slices(cut, name, resamples=20), shortcuts=shortcuts, evidence=words, history=[steps],
+        cut={"cut_articles": 0.125, "cut_tokens": 0.004, "windows_per_example": 1.5}, **changes,
+    )  # fmt: skip
+
+
 def page_of(data: ReportData, directory: Path) -> Page:
     return Page(write_report(data, directory).read_text(encoding="utf-8"))
 
 
+@cache
 def hostile(kind: str) -> ReportData:
     """A report all of whose texts are payloads."""
     make = multiclass if kind == "multiclass" else multilabel
     everything = " ".join(PAYLOADS)
     ids = [f"{i} {everything}" for i in range(40)]
-    data = report_data(make(40, PAYLOADS, ids=ids, text=everything, target=everything, source=everything))
+    made = make(40, PAYLOADS, ids=ids, text=everything, target=everything, source=everything)
+    data = full(made, everything)
     undefined = Estimate(None, None, None, everything)
     return replace(
         data,
@@ -187,7 +217,7 @@ class TestHostileTexts:
     def test_the_texts_are_shown_as_they_are(self, kind: str, tmp_path: Path) -> None:
         page = page_of(hostile(kind), tmp_path)
         assert [text for text in PAYLOADS if text not in page.text] == []
-        assert page.of("abbr")[0]["title"] == " ".join(PAYLOADS)
+        assert " ".join(PAYLOADS) in [attributes["title"] for attributes in page.of("abbr")]
 
     def test_the_pictures_hold_text_only(self, kind: str, tmp_path: Path) -> None:
         write_report(hostile(kind), tmp_path)
@@ -210,24 +240,41 @@ def test_a_policy_in_the_page_forbids_scripts_and_the_network(tmp_path: Path) ->
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
+SELECTION = {"abstained": 0.1, "risk": 0.2, "aurc": 0.1, "coverage": [0.5, 1.0], "risks": [0.1, 0.25]}
+
+
 @pytest.mark.parametrize(
-    ("predictions", "sections"),
+    ("data", "sections"),
     [
-        (multiclass(30, "abc"), "verdict headline calibration confusion labels mistakes data configuration"),
-        (multilabel(30, "abc"), "verdict headline calibration thresholds confusion labels mistakes data configuration"),
+        (
+            report_data(multiclass(30, "abc")),
+            "verdict headline calibration confusion labels mistakes data configuration",
+        ),
+        (
+            full(multiclass(60, "abc"), decision={"selection": SELECTION}),
+            "verdict headline calibration thresholds confusion labels slices shortcuts mistakes cut training data "
+            "configuration",
+        ),
+        (
+            full(multilabel(60, "abc")),
+            "verdict headline calibration thresholds confusion labels slices shortcuts mistakes cut training data "
+            "configuration",
+        ),
     ],
-    ids=["multiclass", "multilabel"],
+    ids=["least", "multiclass", "multilabel"],
 )
-def test_sections_stand_in_order(predictions: Predictions, sections: str, tmp_path: Path) -> None:
-    page = page_of(report_data(predictions), tmp_path)
+def test_sections_stand_in_order(data: ReportData, sections: str, tmp_path: Path) -> None:
+    page = page_of(data, tmp_path)
     assert [attributes["id"] for attributes in page.of("section")] == sections.split()
+    links = [a["href"] for a in page.of("a")]
+    assert links == [f"#{name}" for name in sections.split() if name != "verdict"]
 
 
 @pytest.mark.parametrize(
-    "predictions", [multiclass(30, "abc"), multilabel(30, "abc")], ids=["multiclass", "multilabel"]
+    "predictions", [multiclass(60, "abc"), multilabel(60, "abc")], ids=["multiclass", "multilabel"]
 )
 def test_ids_are_unique_and_references_resolve(predictions: Predictions, tmp_path: Path) -> None:
-    page = page_of(report_data(predictions), tmp_path)
+    page = page_of(full(predictions), tmp_path)
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
     references = [v.removeprefix("#") for v in page.values("href")] + page.values("aria-labelledby")
@@ -452,3 +499,164 @@ def test_inline_pictures_rule_nothing_outside_themselves_and_have_a_name() -> No
     assert not root.findall(".//style")
     assert (root.get("role"), root.get("aria-label")) == ("img", 'A "description"')
     assert all(element.get("id", "name-").startswith("name-") for element in root.iter())
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_calibration_section_shows_what_was_tried_and_what_chance_makes(tmp_path: Path) -> None:
+    tried = {"none": {"log_loss": 0.912, "ece": 0.123}, "temperature": {"log_loss": 0.845, "ece": 0.067}}
+    fitted = {"calibration": "temperature", "examples": 400, "held_out": tried, "not_compared": {"isotonic": "too few"}}
+    decision = {"calibration": "temperature", "temperature": 1.4, "ece_by_chance": 0.031, "fitted": fitted}
+    text = page_of(report_data(multiclass(60, "abc"), decision=decision), tmp_path).text
+    for part in (".912", ".123", ".845", ".067", "temperature chosen", ".031", "400 validation", "isotonic (too few)"):
+        assert part in " ".join(text.split())
+
+
+def test_costs_and_abstention_have_a_section_with_their_curve(tmp_path: Path) -> None:
+    costs = {"a": {"a": 0.0, "b": 3.25}, "b": {"a": 1.75, "b": 0.0}}
+    decision = {"selection": SELECTION, "costs": costs, "mean_cost": 0.4125, "mean_cost_of_most_probable": 0.6875,
+                "abstain_below": 0.625}  # fmt: skip
+    page = page_of(report_data(multiclass(60, "ab"), decision=decision), tmp_path)
+    text = " ".join(page.text.split())
+    for part in ("confidence .625", "3.25", "1.75", ".412 (.688 with the most probable labels)"):
+        assert part in text
+    assert (tmp_path / "plots" / "risk-coverage.svg").exists()
+
+
+def test_the_slices_section_lists_each_slice_with_its_gap(tmp_path: Path) -> None:
+    data = full(multiclass(200, "abc"), "desk")
+    assert data.slices is not None
+    text = " ".join(page_of(data, tmp_path).text.split())
+    for each in data.slices.slices:
+        assert f"{each.column} {each.value} {each.n}" in text
+        assert f"{signed(each.gap.value)} [" in text
+    assert "Not cut by source (not given)" in text
+
+
+def test_a_worse_slice_is_in_the_verdict(tmp_path: Path) -> None:
+    data = full(multiclass(60, "abc"))
+    assert data.slices is not None
+    worse = replace(data.slices.slices[0], column="source", value="far.example", worse=True, p_corrected=0.001)
+    found = report_figures(replace(data, slices=replace(data.slices, slices=[worse])))
+    assert any("On source far.example it is clearly worse" in sentence for sentence in found["verdict"])
+
+
+def test_the_shortcuts_section_sets_each_probe_beside_the_model(tmp_path: Path) -> None:
+    text = page_of(full(multiclass(60, "abc"), "outlet alone"), tmp_path).text
+    assert "the model.500 [.400, .600]" in text
+    assert "the model, with the targets of other examples.500 [.400, .600]" in text
+    assert "outlet alone.500 [.400, .600]25 %+.500" in text
+    assert "Not probed: date alone (outlet alone)" in text
+
+
+def test_what_is_cut_of_long_articles_is_shown(tmp_path: Path) -> None:
+    text = "".join(page_of(full(multiclass(60, "abc")), tmp_path).text.split())
+    assert "trainingexamplesthatlosetext12%ofalltheirtokens0.4%windowsanexample1.50" in text
+
+
+def test_mentions_of_the_target_are_marked_in_a_mistake(tmp_path: Path) -> None:
+    text = "x " * 400 + "Then the City Mayor spoke. " + "y " * 400
+    page = page_of(report_data(multiclass(40, "ab", text=text, target="City Mayor")), tmp_path)
+    assert len(page.of("mark")) == len(mistakes(multiclass(40, "ab")))
+    pieces = excerpt(text, "City Mayor")
+    assert [piece for piece, mention in pieces if mention] == ["City Mayor"]
+    assert pieces[0] == ("… ", False)
+    assert pieces[-1][0].endswith(" …")
+    assert len("".join(piece for piece, _ in pieces)) <= EXCERPT + 4
+
+
+def test_an_excerpt_is_the_text_where_it_is_short() -> None:
+    assert excerpt("The Harbour Plan is here.", "Harbour Plan") == [
+        ("The ", False), ("Harbour Plan", True), (" is here.", False),
+    ]  # fmt: skip
+    assert excerpt("No word of it.", "Harbour Plan") == [("No word of it.", False)]
+    assert excerpt("", None) == []
+
+
+def test_the_words_that_misled_stand_beside_a_mistake(tmp_path: Path) -> None:
+    text = " ".join(page_of(full(multiclass(60, "abc"), "striker"), tmp_path).text.split())
+    assert "striker +.750, plain +.500" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0 %"), (0.004, "0.4 %"), (0.125, "12 %"), (1, "100 %"), (None, "undefined")]
+)
+def test_share(value: float | None, shown: str) -> None:
+    assert share(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0519, "+.052"), (-0.0519, "−.052"), (0.0, ".000"), (None, "undefined")]
+)
+def test_signed(value: float | None, shown: str) -> None:
+    assert signed(value) == shown
+
+
+# --- schema -----------------------------------------------------------------------------------------------------------
+
+
+def mistakes_of_schema(value: Any, schema: dict[str, Any], root: dict[str, Any], place: str = "report") -> list[str]:
+    """Where the value breaks the schema; knows the keywords that docs/report-schema.json uses and no others."""
+    known = {"$schema", "$defs", "title", "$ref", "type", "properties", "required", "additionalProperties", "items",
+             "enum", "const", "anyOf"}  # fmt: skip
+    assert set(schema) <= known, set(schema) - known
+    if "$ref" in schema:
+        return mistakes_of_schema(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, place)
+    if "anyOf" in schema:
+        tries = [mistakes_of_schema(value, each, root, place) for each in schema["anyOf"]]
+        return [] if [] in tries else min(tries, key=len)
+    if ("const" in schema and value != schema["const"]) or ("enum" in schema and value not in schema["enum"]):
+        return [f"{place}: {value!r}"]
+    types: dict[str, Any] = {
+        "object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float),
+        "null": type(None),
+    }  # fmt: skip
+    asked = schema.get("type", list(types))
+    right = [name for name in ([asked] if isinstance(asked, str) else asked) if isinstance(value, types[name])]
+    if not right or (isinstance(value, bool) and "boolean" not in right):
+        return [f"{place}: {value!r} is no {asked}"]
+    if isinstance(value, list):
+        each = schema.get("items", {})
+        return [m for i, item in enumerate(value) for m in mistakes_of_schema(item, each, root, f"{place}[{i}]")]
+    if not isinstance(value, dict):
+        return []
+    properties, further = schema.get("properties", {}), schema.get("additionalProperties", True)
+    found = [f"{place}: {key} is missing" for key in schema.get("required", []) if key not in value]
+    for key, item in value.items():
+        inner = properties.get(key, further)
+        if inner is False:
+            found.append(f"{place}: {key} is unknown")
+        elif inner is not True:
+            found += mistakes_of_schema(item, inner, root, f"{place}.{key}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [report_data(multiclass(0, "ab")), full(multiclass(60, "abc", abstain_below=0.6)), full(multilabel(60, "abc")),
+     hostile("multiclass")],
+    ids=["none", "multiclass", "multilabel", "hostile"],
+)  # fmt: skip
+def test_what_is_written_keeps_to_the_schema(data: ReportData, tmp_path: Path) -> None:
+    write_report(data, tmp_path)
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert mistakes_of_schema(stored, schema, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("examples", "60"), ("format", 2), ("metrics", {"accuracy": 0.5}), ("new", 1), ("labels", None)]
+)
+def test_the_schema_sees_what_breaks_it(key: str, value: Any) -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    figures = report_figures(full(multiclass(60, "abc")))
+    assert mistakes_of_schema(figures, schema, schema) == []
+    assert mistakes_of_schema(figures | {key: value}, schema, schema) != []
+
+
+def test_every_key_of_the_schema_is_described() -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    page = SCHEMA.with_suffix(".md").read_text(encoding="utf-8")
+    keys = [*schema["properties"], *schema["$defs"]["slice"]["properties"]]
+    assert [key for key in keys if f"`{key}`" not in page] == []

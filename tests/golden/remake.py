@@ -21,7 +21,7 @@ def figures(folder: Path) -> dict[str, dict[str, float]]:
     found = {}
     for task in ("topic", "framing", "stance"):
         (record,) = (folder / "runs").glob(f"demo-{task}-*/run.json")
-        run = json.loads(record.read_text(encoding="utf-8"))
+        run = json.loads(record.read_text(encoding="utf-8"))["tasks"][task]
         found[task] = {name: run["metrics"][name]["value"] for name in run["headline"]}
     return found
 

@@ -63,6 +63,53 @@ def test_a_temperature_never_changes_which_label_is_most_probable(p: Any, slope:
     assert (calibrated[rows, p.argmax(axis=1)] >= calibrated.max(axis=1) - 1e-6).all()
 
 
+CURVES = (((0.1, 0.4), (0.2, 0.6)), ((0.5,), (0.3,)), ((0.0, 0.5, 1.0), (0.01, 0.5, 0.9)))
+
+
+def test_a_curve_is_linear_between_its_points_and_level_beyond_them() -> None:
+    p = matrix([0.0, 0.9, 0.25], [0.25, 0.1, 1.0], [0.7, 0.5, 0.75])
+    expected = matrix([0.2, 0.3, 0.255], [0.4, 0.3, 0.9], [0.6, 0.3, 0.7])
+    assert Decision(curves=CURVES).calibrate(p, FRAMING) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_curves_of_a_multiclass_task_are_divided_by_their_sum() -> None:
+    calibrated = Decision(curves=CURVES).calibrate(matrix([0.25, 0.25, 0.5]), TOPIC)
+    assert calibrated == pytest.approx(matrix([0.4, 0.3, 0.5]) / 1.2, abs=1e-6)
+
+
+@given(matrices)
+def test_curves_give_probabilities_and_never_fall(p: Any) -> None:
+    for task in (TOPIC, FRAMING):
+        calibrated = Decision(curves=CURVES).calibrate(p, task)
+        assert calibrated.dtype == np.float32
+        assert calibrated.shape == p.shape
+        assert ((calibrated >= 0) & (calibrated <= 1)).all()
+        if task is TOPIC:
+            assert calibrated.sum(axis=1) == pytest.approx(np.ones(len(p)), abs=1e-5)
+        else:
+            for k in range(3):
+                assert (np.diff(calibrated[np.argsort(p[:, k]), k]) >= 0).all()
+
+
+def test_curves_that_are_0_everywhere_still_give_probabilities() -> None:
+    nothing = (((0.0, 1.0), (0.0, 0.0)),) * 3
+    assert Decision(curves=nothing).calibrate(matrix([0.2, 0.5, 0.3]), TOPIC) == pytest.approx(matrix([1 / 3] * 3))
+
+
+@pytest.mark.parametrize(
+    ("decision", "name"),
+    [
+        (Decision(), "none"),
+        (Decision((2.0,) * 3, (0.0,) * 3), "temperature"),
+        (Decision((2.0,) * 3, (0.1, 0.0, 0.0)), "sigmoid"),
+        (Decision((2.0, 1.0, 1.0), (0.0,) * 3), "sigmoid"),
+        (Decision(curves=CURVES), "isotonic"),
+    ],
+)
+def test_a_decision_names_its_calibration(decision: Decision, name: str) -> None:
+    assert decision.calibration == name
+
+
 @given(matrices)
 def test_no_calibration_leaves_probabilities_alone(p: Any) -> None:
     assert Decision().calibrate(p, TOPIC) is p
@@ -75,6 +122,24 @@ def test_multiclass_takes_the_most_probable_label() -> None:
 def test_a_confidence_below_the_limit_abstains_and_one_at_the_limit_does_not() -> None:
     decided = Decision(abstain_below=0.5).decide(matrix([0.49, 0.26, 0.25], [0.5, 0.25, 0.25]), TOPIC)
     assert decided.tolist() == [ABSTAINED, 0]
+
+
+def test_costs_change_the_label_where_the_expected_costs_are_equal() -> None:
+    # a missed a costs 4, anything else 1: a is given from 4 p(a) = p(b) on, where p(c) = 0, that is from 1/5 on
+    costs = ((0.0, 4.0, 4.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0))
+    p = matrix([0.19, 0.81, 0.0], [0.21, 0.79, 0.0], [0.0, 0.4, 0.6])
+    assert Decision(costs=costs).decide(p, TOPIC).tolist() == [1, 0, 2]
+
+
+def test_costs_of_0_and_1_give_the_most_probable_label() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(3), size=200).astype(np.float32)
+    assert (Decision(costs=((0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0))).best(p) == p.argmax(axis=1)).all()
+
+
+def test_with_costs_the_confidence_is_that_of_the_label_given() -> None:
+    costs = ((0.0, 9.0, 9.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0))
+    decision = Decision(costs=costs, abstain_below=0.3)
+    assert decision.decide(matrix([0.2, 0.8, 0.0], [0.35, 0.65, 0.0]), TOPIC).tolist() == [ABSTAINED, 0]
 
 
 def test_a_label_holds_from_its_own_threshold_on() -> None:
@@ -98,10 +163,22 @@ def test_no_rows_give_no_decisions(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "decision", [Decision(), Decision((2.0,) * 3, (0.5,) * 3, (0.1, 0.2, 0.3)), Decision(abstain_below=0.7)]
+    "decision",
+    [
+        Decision(),
+        Decision((2.0,) * 3, (0.5,) * 3, (0.1, 0.2, 0.3)),
+        Decision(abstain_below=0.7),
+        Decision(curves=CURVES, costs=((0.0, 1.0, 2.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0))),
+        Decision(fitted={"calibration": "none", "held_out": {"none": {"log_loss": 0.5}}}),
+    ],
 )
 def test_a_decision_survives_json(decision: Decision) -> None:
     assert Decision.from_dict(json.loads(json.dumps(decision.to_dict())), TOPIC) == decision
+
+
+def test_the_state_of_an_older_release_is_read() -> None:
+    old = {"slopes": [2.0] * 3, "intercepts": [0.0] * 3, "thresholds": None, "abstain_below": 0.4}
+    assert Decision.from_dict(old, TOPIC) == Decision((2.0,) * 3, (0.0,) * 3, abstain_below=0.4)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +191,18 @@ def test_a_decision_survives_json(decision: Decision) -> None:
         ({"slopes": [1.0, float("nan"), 1.0]}, "slopes holds nan"),
         ({"intercepts": [1.0, None, 1.0]}, "intercepts holds None"),
         ({"abstain_below": "often"}, "abstain_below holds 'often'"),
+        ({"slopes": [1.0] * 3}, "slopes and intercepts belong together"),
+        ({"slopes": 1.0}, "slopes holds 1.0; expected a list"),
+        ({"curves": [[[0, 1], [0, 1]]] * 2}, "2 curves for 3 labels"),
+        ({"curves": [[[0, 1], [0]]] * 3}, "1 curve values for 2 curve points"),
+        ({"curves": [[0.5, 0.5]] * 3}, "curve points holds 0.5; expected a list"),
+        ({"curves": [[[0, 1], [0.9, 0.1]]] * 3}, "curves holds one that is empty, falls or leaves 0 to 1"),
+        ({"curves": [[[1, 0], [0.1, 0.9]]] * 3}, "curves holds one that is empty, falls or leaves 0 to 1"),
+        ({"curves": [[[0, 1], [0.1, 1.1]]] * 3}, "curves holds one that is empty, falls or leaves 0 to 1"),
+        ({"curves": [[[], []]] * 3}, "curves holds one that is empty, falls or leaves 0 to 1"),
+        ({"costs": [[0, 1, 1]] * 2}, "2 costs for 3 labels"),
+        ({"costs": [[0, 1]] * 3}, "2 costs of a label for 3 labels"),
+        ({"gates": [1.0] * 3}, "gates is unknown here"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(state: dict[str, Any], message: str) -> None:

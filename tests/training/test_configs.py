@@ -17,7 +17,7 @@ from training.config import TrainConfig
 
 CONFIGS = CHECKOUT / "configs"
 TASKS, CORPORA, SPLITS, CLASSIFIERS, EXPERIMENTS = (
-    sorted(path.stem for path in (CONFIGS / group).rglob("*.yaml"))
+    sorted(path.relative_to(CONFIGS / group).with_suffix("").as_posix() for path in (CONFIGS / group).rglob("*.yaml"))
     for group in ("task", "corpus", "split", "classifier", "experiment")
 )
 
@@ -51,7 +51,7 @@ def test_every_split_composes_to_the_kind_it_is_named_after(split: str) -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_overrides_the_defaults(experiment: str) -> None:
-    assert composed(f"experiment={experiment}").corpus.name == experiment
+    assert composed(f"experiment={experiment}").corpus.name == experiment.rpartition("/")[2]
 
 
 def test_an_experiment_wins_over_the_defaults_and_the_command_line_over_the_experiment() -> None:

@@ -13,7 +13,7 @@ from slantwise.article import Article
 from slantwise.errors import ConfigurationError, ModelError
 from slantwise.model import load
 from tests.training.test_run import TrackingConfig, make_config, run
-from training.export import export
+from training.export import ExportConfig, Tolerance, export
 
 
 @pytest.fixture
@@ -74,3 +74,21 @@ def test_a_run_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="empty is not a model directory"):
         export([tmp_path / "empty"], tmp_path / "model")
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx_int8"])
+def test_a_linear_run_has_nothing_to_convert(runs: list[Path], tmp_path: Path, format: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"format={format}: .*topic is a linear model of task topic"):
+        export(runs, tmp_path / "model", format)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="format=pickle; expected one of torch, onnx, onnx_int8"):
+        ExportConfig(runs=["runs/a"], output="model", format="pickle")
+
+
+@pytest.mark.parametrize("change", [{"equal_labels": 1.5}, {"difference": -1.0}, {"metric": float("nan")}])
+def test_a_tolerance_that_cannot_be_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=f"tolerance: {next(iter(change))}="):
+        Tolerance(**change)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from data.examples import LabelledExamples
+from data.examples import LabelledExamples, certain
 from slantwise.article import Example
 from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.task import Task
@@ -73,6 +74,41 @@ def test_without_refit_the_classifier_gave_the_validation_probabilities() -> Non
     np.testing.assert_allclose(
         fitted.validation_probabilities, fitted.classifier.predict_proba(validation.examples), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("first_label", [None, "health"])
+@pytest.mark.parametrize("loss", ["logistic", "svm"])
+def test_shares_that_say_what_the_labels_say_change_nothing(loss: str, first_label: str | None) -> None:
+    config = LinearConfig(loss=loss, first_label=first_label, C=[1.0], refit=False)
+    train, validation = topics(30, 0), topics(15, 1)
+    plain, sure = (
+        fit(TOPIC, given, validation, config) for given in (train, replace(train, shares=certain(train.gold, TOPIC)))
+    )
+    np.testing.assert_allclose(sure.validation_probabilities, plain.validation_probabilities, atol=2e-3)
+
+
+@pytest.mark.parametrize("first_label", [None, "weather"])
+def test_training_on_shares_draws_probabilities_towards_them(first_label: str | None) -> None:
+    config = LinearConfig(C=[10.0], class_weight="none", first_label=first_label, refit=False)
+    train, validation = topics(60, 0), topics(15, 1)
+    shares = certain(train.gold, TOPIC)
+    shares[train.gold == 0] = (0.6, 0.1, 0.3)  # the majority's label stays "sport"
+    soft = fit(TOPIC, replace(train, shares=shares), validation, config).classifier.predict_proba(validation.examples)
+    hard = fit(TOPIC, train, validation, config).classifier.predict_proba(validation.examples)
+    sport, health = validation.gold == 0, validation.gold == 2
+    assert (soft[sport].argmax(axis=1) == 0).all()
+    np.testing.assert_allclose(soft[sport].mean(axis=0), [0.6, 0.1, 0.3], atol=0.2)
+    assert hard[sport, 0].min() > soft[sport, 0].max()
+    assert (soft[health].argmax(axis=1) == 2).all()
+
+
+def test_training_several_labels_on_shares_draws_probabilities_towards_them() -> None:
+    train, validation = frames(60, 0), frames(15, 3)
+    shares = np.where(train.gold, np.float32(0.7), np.float32(0.0))
+    config = LinearConfig(C=[10.0], class_weight="none", refit=False)
+    soft = fit(FRAMING, replace(train, shares=shares), validation, config).classifier.predict_proba(validation.examples)
+    assert soft[validation.gold].mean() == pytest.approx(0.7, abs=0.1)
+    assert soft[~validation.gold].mean() < 0.15
 
 
 def test_c_with_the_best_validation_score_is_chosen() -> None:

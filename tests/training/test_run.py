@@ -95,9 +95,9 @@ def test_a_run_in_mlflow_has_parameters_metrics_data_artifacts_and_a_model(tmp_p
     assert known.info.status == "FINISHED"
     assert known.data.params["split"] == "stratified"
     assert known.data.params["classifier.C"] == "[1.0]"
-    value, low = (known.data.metrics[f"test_macro_f1{ending}"] for ending in ("", "_low"))
-    assert value == pytest.approx(result.metrics["macro_f1"].value)
-    assert low == pytest.approx(result.metrics["macro_f1"].low)
+    value, low = (known.data.metrics[f"test_log_loss{ending}"] for ending in ("", "_low"))
+    assert value == pytest.approx(result.only.metrics["log_loss"].value)
+    assert low == pytest.approx(result.only.metrics["log_loss"].low)
     assert {i.tags[0].value for i in known.inputs.dataset_inputs} == {"train", "validation", "test"}
     assert known.data.tags["corpus_sha256"] == load(result.directory).heads["topic"].provenance["corpus_sha256"]
     names = {f.path for f in mlflow.artifacts.list_artifacts(run_id=result.mlflow_run)}
@@ -117,7 +117,7 @@ def test_a_store_that_is_away_costs_a_warning_and_the_run_can_be_published_later
     assert "slantwise publish run_dir=" in progress.console.export_text()
     here = TrackingConfig(uri=f"sqlite:///{tmp_path}/later/mlflow.db", artifacts=str(tmp_path / "later/artifacts"))
     run_id = tracking.publish(result.directory, here)
-    assert mlflow.get_run(run_id).data.metrics["test_macro_f1"] == pytest.approx(result.metrics["macro_f1"].value)
+    assert mlflow.get_run(run_id).data.metrics["test_macro_f1"] == pytest.approx(result.only.metrics["macro_f1"].value)
     with pytest.raises(ConfigurationError, match="was published already"):
         tracking.publish(result.directory, here)
 
@@ -127,7 +127,7 @@ def test_cross_validation_judges_every_article_once_and_exports_a_model_of_all(t
     result = run(make_config(tmp_path, tiny_path, split=split, tracking=TrackingConfig(enabled=False)))
     predictions = Predictions.read(result.directory / "predictions.parquet")
     assert sorted(predictions.ids) == sorted(f"a{i:03}" for i in range(72))
-    assert len(json.loads((result.directory / "run.json").read_text())["folds"]) == 3
+    assert len(json.loads((result.directory / "run.json").read_text())["tasks"]["topic"]["folds"]) == 3
     assert load(result.directory).heads["topic"].provenance["split"]["kind"] == "kfold"
 
 
@@ -137,9 +137,9 @@ def test_labels_shuffled_in_train_give_chance_level_test_scores(tmp_path: Path) 
     config = replace(config, classifier=LinearConfig(C=[1.0], char_ngrams=[0, 0]), evaluation=EvaluationConfig(300))
     honest = run(replace(config, run_dir=str(tmp_path / "honest")))
     shuffled = run(replace(config, shuffle_train_labels=True))
-    assert honest.metrics["accuracy"].low > 0.45
-    assert shuffled.metrics["accuracy"].value < 0.2  # 17 topics, the largest 9 %
-    assert shuffled.metrics["mcc"].low < 0.05
+    assert honest.only.metrics["accuracy"].low > 0.45
+    assert shuffled.only.metrics["accuracy"].value < 0.2  # 17 topics, the largest 9 %
+    assert shuffled.only.metrics["mcc"].low < 0.05
 
 
 def test_what_validation_chose_and_how_much_there_was_are_parameters(tmp_path: Path, tiny_path: Path) -> None:

@@ -1,0 +1,524 @@
+"""Fitting the transformer classifier: one encoder, and a head for each task, through the transformers Trainer.
+
+Batches hold examples of nearly equal length under a budget of tokens; every example counts alike in the loss, however
+many share its batch. After each epoch validation is scored; the best epoch is kept. A fit that was interrupted goes on
+from its last checkpoint, on a CPU to the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModel, AutoTokenizer, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from evaluation.metrics import compute
+from evaluation.predictions import Predictions
+from evaluation.report import LOWER_IS_BETTER
+from slantwise.article import Example
+from slantwise.batching import RankBatches, TrainingBatches, padding_share
+from slantwise.body import Body
+from slantwise.errors import ConfigurationError, CorpusError
+from slantwise.network import WEIGHTS, TorchRuntime, WindowEncoder, choose_device, drop_pooler, has_bfloat16, quiet
+from slantwise.task import Kind, Task
+from slantwise.transformer import TransformerClassifier
+from slantwise.windows import Encoded, Windowing, cut_facts
+from training import processes
+from training.encoders import TransformerConfig
+from training.fitting import Fitted, Floats, Part, Workspace
+from training.network import Network, freeze, label_weights, losses, parameter_groups
+
+COMPLETE = "complete"  # a file of a checkpoint that was written to its end
+FINAL = "final.json"  # the trainer's state after a fit that has ended
+FOCAL_GAMMA = 2.0  # Lin et al. 2017
+
+
+def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspace) -> dict[str, Fitted]:
+    """Fine-tune one encoder for all parts on their train splits; validation chooses the epoch.
+
+    Deterministic in `config.seed` on a CPU. Raises ConfigurationError where the encoder cannot be had.
+    """
+    for part in parts:
+        if not len(part.train) or not len(part.validation):
+            raise CorpusError(
+                f"the transformer needs both: {len(part.train)} train and {len(part.validation)} validation examples "
+                f"of task {part.task.name}"
+            )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    quiet()
+    set_seed(config.seed)  # before the heads are drawn: the Trainer's seed comes too late for them
+    encoder, tokenizer, pad, provenance = load_encoder(config)
+    module = WindowEncoder(encoder, config.token_pooling, takes_segments(encoder))
+    network = Network(module, config.pooling, [part.task for part in parts], config.dropout)
+    freeze(network, config.freeze_layers)
+    body = Body(tokenizer, TorchRuntime(module, choose_device(config.device)), windowing(config), pad,
+                config.pooling, provenance=provenance)  # fmt: skip
+    examples = _Joined.of([(part.task, part.train) for part in parts], body)
+    judged = _Joined.of([(part.task, part.validation) for part in parts], body)
+    trainer = _train(network, body, examples, judged, parts, config, workspace)
+    final = trainer.body()
+    vectors = final.vectors_of(judged.encoded)
+    facts = _facts(trainer, examples, judged, provenance)
+    note = f"epoch {facts['epoch']} of {config.epochs}, {facts['cut_articles']:.1%} of the articles cut"
+    fitted = {}
+    for part in parts:
+        head: Any = network.heads[part.task.name]
+        classifier = TransformerClassifier(part.task, final, _numpy(head.weight).T.copy(), _numpy(head.bias))
+        probabilities = classifier.from_representation(vectors[judged.rows[part.task.name]])
+        fitted[part.task.name] = Fitted(classifier, probabilities, note, facts, _curve(trainer))
+    return fitted
+
+
+def windowing(config: Any) -> Windowing:
+    return Windowing(config.max_tokens, config.long, config.overlap, config.max_windows)
+
+
+def load_encoder(config: Any) -> tuple[Any, Tokenizer, int, dict[str, Any]]:
+    """The encoder, its tokenizer, the padding id, and where it all comes from; no code of the hub's is run.
+
+    `config` names encoder (a hub name or a folder), revision and max_tokens. Raises ConfigurationError.
+    """
+    where = {"revision": config.revision, "trust_remote_code": False}
+    if Path(config.encoder).expanduser().is_dir():
+        name, where = str(Path(config.encoder).expanduser()), {"local_files_only": True, "trust_remote_code": False}
+    else:
+        name = config.encoder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **where)
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **where)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigurationError(
+            f"classifier.encoder={config.encoder}: cannot be loaded ({_first_line(error)}); expected a folder with "
+            "config.json, model.safetensors and a tokenizer, or the name of such an encoder on the hub"
+        ) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ConfigurationError(f"classifier.encoder={config.encoder}: it has no fast tokenizer (tokenizer.json)")
+    drop_pooler(encoder)
+    positions = getattr(encoder.config, "max_position_embeddings", None) or math.inf
+    # RoBERTa and its like count positions from the padding's on
+    first = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
+    limits = [tokenizer.model_max_length, positions if first is None else positions - first - 1]
+    if config.max_tokens > min(limits):
+        raise ConfigurationError(
+            f"classifier.max_tokens={config.max_tokens}: {config.encoder} reads {int(min(limits))} tokens at most"
+        )
+    provenance = {
+        "encoder": config.encoder,
+        "revision": getattr(encoder.config, "_commit_hash", None) or config.revision,
+        "sha256": _weights_checksum(Path(name)) if Path(name).is_dir() else None,
+    }
+    return encoder, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), tokenizer.pad_token_id or 0, provenance
+
+
+def takes_segments(encoder: Any) -> bool:
+    """Whether the encoder tells the first text of a pair from the second by token types."""
+    return int(getattr(encoder.config, "type_vocab_size", 0) or 0) > 1
+
+
+def _weights_checksum(folder: Path) -> str | None:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    found: Floats = tensor.detach().float().cpu().numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The distinct examples of all tasks, encoded, and for each task which of them it labels.
+
+    rows    by task: int64 (n_task,), the place of each of the task's examples among the distinct ones
+    wanted  by task: float32 (n_task, n_labels), the share of each label
+    """
+
+    encoded: Encoded
+    rows: Mapping[str, npt.NDArray[np.int64]]
+    wanted: Mapping[str, Floats]
+    kinds: Mapping[str, Kind]
+
+    @classmethod
+    def of(cls, labelled: Sequence[tuple[Task, Any]], body: Body) -> _Joined:
+        place: dict[Example, int] = {}
+        rows = {}
+        for task, part in labelled:
+            found = [place.setdefault(example, len(place)) for example in part.examples]
+            rows[task.name] = np.array(found, np.int64)
+        wanted = {task.name: _wanted(task, part) for task, part in labelled}
+        return cls(body.windower.encode(list(place)), rows, wanted, {task.name: task.kind for task, _ in labelled})
+
+    def by_example(self) -> list[dict[str, list[int]]]:
+        """For each distinct example, by task, the rows of `wanted` that are about it."""
+        found: list[dict[str, list[int]]] = [{} for _ in range(self.encoded.n)]
+        for name, rows in self.rows.items():
+            for row, example in enumerate(rows.tolist()):
+                found[example].setdefault(name, []).append(row)
+        return found
+
+    @property
+    def labelled(self) -> int:
+        return sum(map(len, self.rows.values()))
+
+
+def _wanted(task: Task, part: Any) -> Floats:
+    shares = getattr(part, "shares", None)
+    if shares is not None:
+        return np.asarray(shares, np.float32)
+    if task.kind == "multilabel":
+        return np.asarray(part.gold, np.float32)
+    return np.eye(len(task.labels), dtype=np.float32)[part.gold]
+
+
+class _Indices(Dataset[int]):
+    """The examples by their numbers; the collator makes a batch of them."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class _Collator:
+    def __init__(self, examples: _Joined, pad: int) -> None:
+        self.examples, self.pad = examples, pad
+        self.starts = examples.encoded.starts
+        self.about = examples.by_example()
+        self.wanted = {name: torch.from_numpy(wanted) for name, wanted in examples.wanted.items()}
+
+    def __call__(self, batch: list[int]) -> dict[str, Any]:
+        labelled = batch
+        batch = batch or [0]  # an empty batch is an example whose labels do not count
+        windows = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in batch])
+        owners = np.repeat(np.arange(len(batch)), [self.starts[i + 1] - self.starts[i] for i in batch])
+        ids, mask, segments = map(torch.from_numpy, self.examples.encoded.padded(windows, self.pad))
+        inputs: dict[str, Any] = {"ids": ids, "mask": mask, "segments": segments, "owners": torch.from_numpy(owners)}
+        for name, wanted in self.wanted.items():
+            pairs = [(place, row) for place, i in enumerate(labelled) for row in self.about[i].get(name, ())]
+            inputs[f"rows_{name}"] = torch.tensor([place for place, _ in pairs], dtype=torch.int64)
+            inputs[f"wanted_{name}"] = wanted[[row for _, row in pairs]]
+        return inputs | {"n": len(batch)}
+
+
+class _Loader(DataLoader[int]):
+    """Tells its batches which epoch it is, as the Trainer asks of a loader."""
+
+    def set_epoch(self, number: int) -> None:
+        sampler: Any = self.batch_sampler
+        sampler.set_epoch(number)
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """The library's Trainer with our batches, loss, optimiser groups and validation."""
+
+    optimizer: torch.optim.Optimizer | None
+    control: Any
+
+    def __init__(
+        self, network: Network, body: Body, examples: _Joined, judged: _Joined, parts: Sequence[Part],
+        config: TransformerConfig, workspace: Workspace, arguments: TrainingArguments,
+    ) -> None:  # fmt: skip
+        self.examples, self.judged, self.parts = examples, judged, parts
+        self.settings, self.workspace, self.template = config, workspace, body
+        self.seconds = 0.0
+        encoded = examples.encoded
+        windows = np.diff(encoded.starts)
+        lengths = np.maximum.reduceat(encoded.lengths, encoded.starts[:-1])
+        together = arguments.world_size * config.accumulate
+        if encoded.n < together:
+            raise ConfigurationError(f"{encoded.n} training examples cannot fill {together} batches a step")
+        self.together = together
+        self.plan = TrainingBatches(
+            lengths, windows, config.batch_tokens, config.batch_size, config.epochs, config.seed, together
+        )
+        tokens = np.add.reduceat(encoded.lengths, encoded.starts[:-1])
+        self.padding = padding_share(self.plan.epoch(0), lengths, windows, tokens)
+        self.weights: dict[str, Tensor | None] = dict.fromkeys(examples.rows)
+        if config.class_weight == "balanced":
+            self.weights = {
+                name: label_weights(torch.from_numpy(wanted), examples.kinds[name]).to(arguments.device)
+                for name, wanted in examples.wanted.items()
+            }
+        super().__init__(
+            model=network, args=arguments, train_dataset=_Indices(encoded.n), eval_dataset=_Indices(judged.encoded.n)
+        )
+        self.loss_is_scaled_for_ga = False
+
+    def get_train_dataloader(self) -> DataLoader[int]:
+        sampler = RankBatches(self.plan, self.args.process_index, self.args.world_size)
+        collate = _Collator(self.examples, self.template.pad)
+        return _Loader(_Indices(self.examples.encoded.n), batch_sampler=sampler, collate_fn=collate)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            c = self.settings
+            head_rate = c.head_learning_rate or c.learning_rate
+            groups = parameter_groups(self.model, c.learning_rate, head_rate, c.layer_decay, c.weight_decay)
+            self.optimizer = torch.optim.AdamW(list(groups), lr=c.learning_rate, fused=True)
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **more: Any) -> Tensor:
+        """The sum over the batch's labelled examples by the mean number of them in a batch: in every epoch each
+        example then counts the same."""
+        wanted = {name: (inputs.pop(f"rows_{name}"), inputs.pop(f"wanted_{name}")) for name in self.examples.rows}
+        logits = model(**inputs)
+        c = self.settings
+        focal = FOCAL_GAMMA if c.loss == "focal" else 0.0
+        total = sum(found.sum() for found in logits.values()) * 0.0  # a head without examples has gradients, too
+        for name, (rows, labels) in wanted.items():
+            kind = self.examples.kinds[name]
+            found = losses(logits[name][rows].float(), labels, kind, self.weights[name], focal, c.label_smoothing)
+            total = total + found.sum()
+        scaled: Tensor = total * len(self.plan) / self.examples.labelled
+        return scaled
+
+    def evaluate(self, *arguments: Any, **more: Any) -> dict[str, float]:
+        """The primary metric on validation, the mean over the tasks; all processes share the work."""
+        vectors = self._shared_vectors(self.body())
+        scores = {}
+        for part in self.parts:
+            head = self.model.heads[part.task.name]
+            classifier = TransformerClassifier(part.task, self.template, _numpy(head.weight).T, _numpy(head.bias))
+            probabilities = classifier.from_representation(vectors[self.judged.rows[part.task.name]])
+            scores[part.task.name] = primary_score(part, probabilities, self.workspace.metrics[part.task.name])
+        metrics = {"eval_score": float(np.mean(list(scores.values())))}
+        if len(scores) > 1:
+            metrics |= {f"eval_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _shared_vectors(self, body: Body) -> Floats:
+        encoded = self.judged.encoded
+        if self.args.world_size == 1:
+            return body.vectors_of(encoded)
+        mine = body.window_vectors(encoded, self.args.process_index, self.args.world_size)
+        gathered = torch.from_numpy(mine).to(self.args.device)
+        torch.distributed.all_reduce(gathered)  # each window is 0 in all processes but one
+        return body.pool(_numpy(gathered), encoded.starts)
+
+    def body(self) -> Body:
+        """The body with the weights as they are now."""
+        self.model.eval()
+        attention = None if self.model.attention is None else _numpy(self.model.attention.weight)[0]
+        return replace(self.template, attention=attention)
+
+
+def primary_score(part: Part, probabilities: Floats, metric: str) -> float:
+    """`metric` of the part's validation split, the higher the better; labels of a multilabel task at the best common
+    threshold for micro-F1, since their own are fitted later."""
+    validation, task = part.validation, part.task
+    if task.kind == "multiclass":
+        predicted: Any = probabilities.argmax(axis=1).astype(np.int64)
+    else:
+        predicted = probabilities >= _common_threshold(validation.gold, probabilities)
+    predictions = Predictions(
+        task, "validation", validation.ids, [""] * len(validation), validation.gold, probabilities, predicted,
+        validation.groups, [e.target for e in validation.examples], validation.sources,
+    )  # fmt: skip
+    found = float(compute(predictions, [metric])[metric])
+    if math.isnan(found):
+        raise CorpusError(f"{metric} is not defined on the {len(validation)} validation examples of task {task.name}")
+    return -found if metric in LOWER_IS_BETTER else found
+
+
+def _common_threshold(gold: npt.NDArray[Any], probabilities: Floats) -> float:
+    thresholds = np.unique(np.quantile(probabilities, np.linspace(0.5, 1, 51)))
+    fired = probabilities[None] >= thresholds[:, None, None]
+    hits = (fired & gold.astype(bool)).sum(axis=(1, 2))
+    return float(thresholds[np.argmax(2 * hits / (fired.sum(axis=(1, 2)) + gold.sum()))])
+
+
+class _Watcher(TrainerCallback):  # type: ignore[misc]
+    """Tells a person how far it is, stops early, and marks checkpoints that are whole."""
+
+    def __init__(self, trainer: _Trainer) -> None:
+        self.trainer, self.config, self.progress = trainer, trainer.settings, trainer.workspace.progress
+        self.started, self.done = time.perf_counter(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.started, self.done = time.perf_counter(), state.global_step
+        if state.global_step:
+            self.progress.say(f"  going on from step {state.global_step:,} of {state.max_steps:,}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        steps, every = state.global_step, self.config.checkpoint_steps
+        # after the last step of an epoch the checkpoint waits for the validation score
+        if every and steps % every == 0 and steps * self.trainer.together % len(self.trainer.plan):
+            control.should_save = True
+        rate = (time.perf_counter() - self.started) / max(steps - self.done, 1)
+        left = rate * (state.max_steps - steps)
+        self.progress.update(
+            f"epoch {state.epoch:.2f}/{args.num_train_epochs:g}, step {steps:,}/{state.max_steps:,}, "
+            f"{_duration(left)} left at most"
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **more: Any) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise ConfigurationError(
+                f"the loss of epoch {state.epoch:.0f} is {logs['loss']}: training has diverged; expected a lower "
+                f"classifier.learning_rate than {self.config.learning_rate:g}"
+                + (", or classifier.precision=float32" if args.bf16 else "")
+            )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **more: Any) -> None:
+        score = metrics["eval_score"]
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
+        self.progress.say(f"  epoch {state.epoch:.0f}: loss {loss:.3f}, validation {abs(score):.3f}")
+        scores = [entry["eval_score"] for entry in state.log_history if "eval_score" in entry]
+        if _stalled(scores, self.config.patience):
+            control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if args.should_save:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _train(
+    network: Network, body: Body, examples: _Joined, judged: _Joined, parts: Sequence[Part],
+    config: TransformerConfig, workspace: Workspace,
+) -> _Trainer:  # fmt: skip
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    device = choose_device(config.device)
+    half = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
+    with workspace.files() as folder:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=config.epochs,
+            gradient_accumulation_steps=config.accumulate,
+            warmup_steps=config.warmup,
+            lr_scheduler_type="linear",
+            bf16=half,
+            ddp_find_unused_parameters=False,  # every head has gradients in every batch, see compute_loss
+            use_cpu=device.type == "cpu",
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=2,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            logging_strategy="epoch",
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            seed=config.seed,
+        )
+        trainer = _Trainer(network, body, examples, judged, parts, config, workspace, arguments)
+        trainer.add_callback(_Watcher(trainer))
+        trainer.remove_callback(PrinterCallback)
+        if not _restore_final(trainer, folder):
+            start = time.perf_counter()
+            last = processes.from_first(_last_checkpoint(folder) if processes.is_first() else None)
+            if last is not None and _is_exhausted(last, config.patience):
+                trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+                trainer._load_best_model()
+            else:
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            trainer.seconds = time.perf_counter() - start
+            trainer.accelerator.wait_for_everyone()  # all have loaded the best weights
+            if arguments.should_save and workspace.folder is not None:
+                _keep_final(trainer, folder)
+    return trainer
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that was written to its end; broken ones are removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).exists():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_exhausted(checkpoint: Path, patience: int) -> bool:
+    """Whether the run was interrupted after early stopping had ended its training."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return _stalled([entry["eval_score"] for entry in state.log_history if "eval_score" in entry], patience)
+
+
+def _stalled(scores: Sequence[float], patience: int) -> bool:
+    return bool(patience and scores and len(scores) - 1 - int(np.argmax(scores)) >= patience)
+
+
+def _keep_final(trainer: _Trainer, folder: Path) -> None:
+    """The trained weights in place of the checkpoints, for a run of several fits that is interrupted later."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in trainer.model.state_dict().items()}, folder / WEIGHTS)
+    trainer.state.save_to_json(str(folder / "partial.json"))
+    (folder / "partial.json").rename(folder / FINAL)
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def _restore_final(trainer: _Trainer, folder: Path) -> bool:
+    if not (folder / FINAL).exists():
+        return False
+    trainer.state = TrainerState.load_from_json(str(folder / FINAL))
+    trainer.model.load_state_dict(load_file(folder / WEIGHTS))
+    return True
+
+
+def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run's record says of the fit."""
+    history = trainer.state.log_history
+    scores = [entry["eval_score"] for entry in history if "eval_score" in entry]
+    best = int(np.argmax(scores))
+    return {
+        **provenance,
+        "epoch": best + 1,
+        "validation_scores": {str(i): abs(score) for i, score in enumerate(scores, start=1)},
+        "padding_share": round(trainer.padding, 4),
+        "batches_per_epoch": len(trainer.plan),
+        **cut_facts(examples.encoded),
+        **{f"validation_{name}": value for name, value in cut_facts(judged.encoded).items()},
+        "fit_seconds": round(trainer.seconds, 1),
+    }
+
+
+def _curve(trainer: _Trainer) -> list[dict[str, float]]:
+    """Loss, learning rate and validation score of the steps after which they were taken."""
+    names = {
+        "loss": "train_loss",
+        "grad_norm": "grad_norm",
+        "learning_rate": "learning_rate",
+        "eval_score": "validation_score",
+    }
+    return [
+        {"step": entry["step"], "epoch": entry["epoch"], **{names[k]: abs(v) for k, v in entry.items() if k in names}}
+        for entry in trainer.state.log_history
+        if names.keys() & entry.keys()
+    ]
