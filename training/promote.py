@@ -9,6 +9,7 @@ with the challenger's run and version.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -239,6 +240,7 @@ class Registry:
         import mlflow
 
         mlflow.set_tracking_uri(chosen.tracking.uri)
+        os.environ["MLFLOW_TRACKING_URI"] = chosen.tracking.uri  # where models are located by their URIs, too
         self.name, self.uri = chosen.name, chosen.tracking.uri
         self.client = mlflow.MlflowClient()
 
