@@ -70,7 +70,8 @@ def _difference(found: dict[str, Any], way: str) -> str:
     for each in found["comparisons"]:
         if each["model"] == way:
             d = each["differences"]["macro_f1"]
-            return f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] | {d['p']:.3f}"
+            p = "< .001" if d["p"] < 0.001 else f"{d['p']:.3f}"
+            return f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] | {p}"
     return "| "
 
 

@@ -146,7 +146,8 @@ def _line(corpus: str, row: Row, found: Mapping[str, Any], seeds: int) -> str:
     cells = [_interval(models[name]) if name in models else "" for name in ("linear", "encoder", "transformer")]
     shown = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
     n = f"{found['examples']:,}"
-    return f"| {corpus} | {n} | {row.metric} | {' | '.join(cells)} | {seeds} | {shown} | {difference['p']:.3f} |"
+    p = "< .001" if difference["p"] < 0.001 else f"{difference['p']:.3f}"
+    return f"| {corpus} | {n} | {row.metric} | {' | '.join(cells)} | {seeds} | {shown} | {p} |"
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
