@@ -55,7 +55,7 @@ from data.prepare import CleanCorpus, clean_corpus, fit_cleaner, split_corpus
 from slantwise.article import Example
 from slantwise.network import has_bfloat16, quiet
 from slantwise.task import Task
-from training.encoders import TransformerConfig
+from training.encoder_config import TransformerConfig
 from training.fitting import Part, Workspace
 from training.transformer import fit_all
 

@@ -14,7 +14,7 @@ from evaluation.judge import EvaluationConfig
 from slantwise.errors import ConfigurationError
 from slantwise.task import TASK_NAMES
 from training.decisions import DecisionConfig
-from training.encoders import EncoderConfig, TransformerConfig
+from training.encoder_config import EncoderConfig, TransformerConfig
 from training.linear import LinearConfig
 
 

@@ -40,7 +40,7 @@ from slantwise.network import TorchRuntime, WindowEncoder, choose_device, quiet
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Encoded, cut_facts
 from training.cache import VectorCache, key_of
-from training.encoders import EncoderConfig
+from training.encoder_config import EncoderConfig
 from training.fitting import Fitted, Floats, Part, Workspace, score
 from training.transformer import load_encoder, takes_segments, windowing
 

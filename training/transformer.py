@@ -39,7 +39,7 @@ from slantwise.task import Kind, Task
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Encoded, Windowing, cut_facts
 from training import processes
-from training.encoders import TransformerConfig
+from training.encoder_config import TransformerConfig
 from training.fitting import Fitted, Floats, Part, Workspace
 from training.network import Network, freeze, label_weights, losses, parameter_groups
 

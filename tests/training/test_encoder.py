@@ -25,7 +25,7 @@ from slantwise.model import Head, Model
 from slantwise.network import TorchRuntime
 from slantwise.task import Task
 from training.encoder import fit_all
-from training.encoders import EncoderConfig
+from training.encoder_config import EncoderConfig
 from training.fitting import Fitted, Part, Workspace
 
 TOPIC = Task("topic", "multiclass", ("sport", "weather", "health"))

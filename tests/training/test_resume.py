@@ -30,7 +30,7 @@ from slantwise.errors import ConfigurationError, CorpusError
 from training import resume
 from training.config import TaskConfig, TrackingConfig, TrainConfig
 from training.decisions import DecisionConfig
-from training.encoders import TransformerConfig
+from training.encoder_config import TransformerConfig
 from training.fitting import Part, Workspace
 from training.run import RunResult, train
 from training.transformer import COMPLETE, fit_all

@@ -23,7 +23,7 @@ from slantwise.article import Example
 from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.network import WEIGHTS, WindowEncoder
 from slantwise.task import Task
-from training.encoders import TransformerConfig
+from training.encoder_config import TransformerConfig
 from training.fitting import Fitted, Part, Workspace
 from training.network import Network, losses
 from training.transformer import fit_all, load_encoder

@@ -3,30 +3,26 @@ configuration need not import torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
+
+from omegaconf import MISSING
 
 from slantwise.errors import ConfigurationError
 from slantwise.windows import Windowing
 
 POOLINGS = ("mean", "max", "attention")
 FROZEN_POOLINGS = ("mean", "max")  # attention would have to be trained
-CHOICES = {
-    "pooling": POOLINGS,
-    "token_pooling": ("mean", "cls"),
-    "class_weight": ("none", "balanced"),
-    "loss": ("cross_entropy", "focal"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
+CHOICES = {"pooling": POOLINGS, "token_pooling": ("mean", "cls"), "class_weight": ("none", "balanced")}
+TRAINING_CHOICES = {"loss": ("cross_entropy", "focal"), "precision": ("auto", "float32", "bfloat16")}
 
 
 @dataclass
-class TransformerConfig:
-    """See configs/classifier/transformer.yaml for what each option does."""
+class EncoderOptions:
+    """What both have: which encoder reads how much of an article, and where it runs."""
 
-    _target_: str = "training.transformer.fit_all"
-    encoder: str = "answerdotai/ModernBERT-base"
+    encoder: str = MISSING
     revision: str | None = None
     max_tokens: int = 256
     long: str = "windows"
@@ -34,6 +30,34 @@ class TransformerConfig:
     max_windows: int = 8
     pooling: str = "mean"
     token_pooling: str = "mean"
+    class_weight: str = "none"
+    device: str = "auto"
+    threads: int | None = None
+
+    def check(self, choices: Mapping[str, Sequence[str]], problems: Iterable[str] = ()) -> None:
+        """Raises ConfigurationError that names all that is wrong; `problems` are those found already."""
+        found = [
+            f"{name}={getattr(self, name)!r}; expected one of {', '.join(known)}"
+            for name, known in choices.items()
+            if getattr(self, name) not in known
+        ]
+        if self.threads is not None and self.threads < 1:
+            found.append(f"threads={self.threads}; expected 1 or more, or null")
+        found += problems
+        try:
+            Windowing(self.max_tokens, self.long, self.overlap, self.max_windows)
+        except ConfigurationError as error:
+            found.append(str(error).removeprefix("classifier: "))
+        if found:
+            raise ConfigurationError("classifier: " + "; ".join(found))
+
+
+@dataclass
+class TransformerConfig(EncoderOptions):
+    """See configs/classifier/transformer.yaml for what each option does."""
+
+    _target_: str = "training.transformer.fit_all"
+    encoder: str = "answerdotai/ModernBERT-base"
     epochs: int = 4
     patience: int = 2
     learning_rate: float = 5e-5
@@ -46,23 +70,16 @@ class TransformerConfig:
     batch_size: int = 16
     batch_tokens: int = 4096
     accumulate: int = 1
-    class_weight: str = "none"
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     checkpoint_steps: int | None = None
-    device: str = "auto"
     precision: str = "auto"
-    threads: int | None = None
     seed: int = 0
 
     resumable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)!r}; expected one of {', '.join(known)}"
-            for name, known in CHOICES.items()
-            if getattr(self, name) not in known
-        ]
+        problems = []
         for name, least in (
             ("epochs", 1),
             ("patience", 0),
@@ -72,9 +89,8 @@ class TransformerConfig:
         ):
             if getattr(self, name) < least:
                 problems.append(f"{name}={getattr(self, name)}; expected {least} or more")
-        for name in ("checkpoint_steps", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                problems.append(f"{name}={getattr(self, name)}; expected 1 or more, or null")
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            problems.append(f"checkpoint_steps={self.checkpoint_steps}; expected 1 or more, or null")
         for name in ("learning_rate", "head_learning_rate", "layer_decay"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 problems.append(f"{name}={getattr(self, name)}; expected more than 0")
@@ -83,9 +99,7 @@ class TransformerConfig:
                 problems.append(f"{name}={getattr(self, name)}; expected 0 or more, less than 1")
         if self.batch_tokens < self.max_tokens:
             problems.append(f"batch_tokens={self.batch_tokens}; expected max_tokens={self.max_tokens} or more")
-        if problems:
-            raise ConfigurationError("classifier: " + "; ".join(problems))
-        Windowing(self.max_tokens, self.long, self.overlap, self.max_windows)  # checks itself
+        self.check(CHOICES | TRAINING_CHOICES, problems)
 
     def settled(self, chosen: Mapping[str, Any]) -> TransformerConfig:
         """The same: early stopping chooses the epoch anew in every fit."""
@@ -93,40 +107,24 @@ class TransformerConfig:
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(EncoderOptions):
     """See configs/classifier/encoder.yaml for what each option does."""
 
     _target_: str = "training.encoder.fit_all"
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    revision: str | None = None
-    max_tokens: int = 256
-    long: str = "windows"
-    overlap: int = 32
-    max_windows: int = 8
-    pooling: str = "mean"
-    token_pooling: str = "mean"
     C: list[float] = field(default_factory=lambda: [0.0003, 0.001, 0.003, 0.01, 0.03])
     class_weight: str = "balanced"
     refit: bool = True
     cache: str | None = "~/.cache/slantwise/embeddings"
     cache_gigabytes: float = 10.0
-    device: str = "auto"
-    threads: int | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)!r}; expected one of {', '.join(known)}"
-            for name, known in {**CHOICES, "pooling": FROZEN_POOLINGS}.items()
-            if hasattr(self, name) and getattr(self, name) not in known
-        ]
+        problems = []
         if not self.C or min(self.C) <= 0:
             problems.append(f"C={self.C}; expected one or more numbers above 0")
         if not self.cache_gigabytes > 0:
             problems.append(f"cache_gigabytes={self.cache_gigabytes}; expected more than 0 (cache=null keeps nothing)")
-        if self.threads is not None and self.threads < 1:
-            problems.append(f"threads={self.threads}; expected 1 or more, or null")
-        if problems:
-            raise ConfigurationError("classifier: " + "; ".join(problems))
+        self.check(CHOICES | {"pooling": FROZEN_POOLINGS}, problems)
 
     def settled(self, chosen: Mapping[str, Any]) -> EncoderConfig:
         """The same with the choices that validation has made: for further fits that must be like the first."""
