@@ -40,9 +40,9 @@ from slantwise.network import TorchRuntime, WindowEncoder, choose_device, quiet
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Encoded, cut_facts
 from training.cache import VectorCache, key_of
-from training.encoder_config import EncoderConfig
+from training.encoder_config import EncoderConfig, EncoderOptions
 from training.fitting import Fitted, Floats, Part, Workspace, score
-from training.transformer import load_encoder, takes_segments, windowing
+from training.pretrained import load_encoder, takes_segments
 
 Doubles = npt.NDArray[np.float64]
 KEPT_TOGETHER = 2048  # windows of one file of the cache; an interrupted fit loses no more than these
@@ -60,13 +60,12 @@ def fit_all(parts: Sequence[Part], config: EncoderConfig, workspace: Workspace) 
                 f"the encoder needs both: {len(part.train)} train and {len(part.validation)} validation examples of "
                 f"task {part.task.name}"
             )
-    windows = windowing(config)  # what is wrong with it is told before the encoder is loaded
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = _loaded(config.encoder, config.revision, config.max_tokens, config.token_pooling, config.device,
                      _stamp(config.encoder))  # fmt: skip
-    body = Body(loaded.tokenizer, loaded.runtime, windows, loaded.pad, config.pooling, pair="separate", normalise=True,
-                provenance=loaded.provenance)  # fmt: skip
+    body = Body(loaded.tokenizer, loaded.runtime, config.windowing, loaded.pad, config.pooling, pair="separate",
+                normalise=True, provenance=loaded.provenance)  # fmt: skip
     own = {f.name: getattr(body, f.name) for f in fields(Body)}
     reader = CachedBody(**own, cache=_cache(config, workspace.progress), space=loaded.checksum)
     train = _embed(reader, {part.task.name: part.train for part in parts}, "train", workspace.progress)
@@ -102,7 +101,7 @@ def _loaded(
 ) -> _Loaded:
     """The folds of a cross-validation share one encoder; `stamp` tells whether its files are still the same."""
     quiet()
-    config = EncoderConfig(encoder=encoder, revision=revision, max_tokens=max_tokens)
+    config = EncoderOptions(encoder=encoder, revision=revision, max_tokens=max_tokens)
     model, tokenizer, pad, provenance = load_encoder(config)
     module = WindowEncoder(model, token_pooling, takes_segments(model))
     runtime = TorchRuntime(module, choose_device(device))

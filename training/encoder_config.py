@@ -34,6 +34,10 @@ class EncoderOptions:
     device: str = "auto"
     threads: int | None = None
 
+    @property
+    def windowing(self) -> Windowing:
+        return Windowing(self.max_tokens, self.long, self.overlap, self.max_windows)
+
     def check(self, choices: Mapping[str, Sequence[str]], problems: Iterable[str] = ()) -> None:
         """Raises ConfigurationError that names all that is wrong; `problems` are those found already."""
         found = [
@@ -45,7 +49,7 @@ class EncoderOptions:
             found.append(f"threads={self.threads}; expected 1 or more, or null")
         found += problems
         try:
-            Windowing(self.max_tokens, self.long, self.overlap, self.max_windows)
+            _ = self.windowing
         except ConfigurationError as error:
             found.append(str(error).removeprefix("classifier: "))
         if found:

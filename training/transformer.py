@@ -7,7 +7,6 @@ from its last checkpoint, on a CPU to the same weights.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import shutil
@@ -21,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import AutoModel, AutoTokenizer, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from evaluation.metrics import compute
@@ -34,17 +32,24 @@ from slantwise.article import Example
 from slantwise.batching import RankBatches, TrainingBatches, padding_share
 from slantwise.body import Body
 from slantwise.errors import ConfigurationError, CorpusError
-from slantwise.network import WEIGHTS, TorchRuntime, WindowEncoder, choose_device, drop_pooler, has_bfloat16, quiet
+from slantwise.network import WEIGHTS, TorchRuntime, WindowEncoder, choose_device, has_bfloat16, quiet
 from slantwise.task import Kind, Task
 from slantwise.transformer import TransformerClassifier
-from slantwise.windows import Encoded, Windowing, cut_facts
+from slantwise.windows import Encoded, cut_facts
 from training import processes
 from training.encoder_config import TransformerConfig
 from training.fitting import Fitted, Floats, Part, Workspace
 from training.network import Network, freeze, label_weights, losses, parameter_groups
+from training.pretrained import load_encoder, takes_segments
 
 COMPLETE = "complete"  # a file of a checkpoint that was written to its end
 FINAL = "final.json"  # the trainer's state after a fit that has ended
+CURVE = {
+    "loss": "train_loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "eval_score": "validation_score",
+}
 FOCAL_GAMMA = 2.0  # Lin et al. 2017
 
 
@@ -67,7 +72,7 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
     module = WindowEncoder(encoder, config.token_pooling, takes_segments(encoder))
     network = Network(module, config.pooling, [part.task for part in parts], config.dropout)
     freeze(network, config.freeze_layers)
-    body = Body(tokenizer, TorchRuntime(module, choose_device(config.device)), windowing(config), pad,
+    body = Body(tokenizer, TorchRuntime(module, choose_device(config.device)), config.windowing, pad,
                 config.pooling, provenance=provenance)  # fmt: skip
     examples = _Joined.of([(part.task, part.train) for part in parts], body)
     judged = _Joined.of([(part.task, part.validation) for part in parts], body)
@@ -83,64 +88,6 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
         probabilities = classifier.from_representation(vectors[judged.rows[part.task.name]])
         fitted[part.task.name] = Fitted(classifier, probabilities, note, facts, _curve(trainer))
     return fitted
-
-
-def windowing(config: Any) -> Windowing:
-    return Windowing(config.max_tokens, config.long, config.overlap, config.max_windows)
-
-
-def load_encoder(config: Any) -> tuple[Any, Tokenizer, int, dict[str, Any]]:
-    """The encoder, its tokenizer, the padding id, and where it all comes from; no code of the hub's is run.
-
-    `config` names encoder (a hub name or a folder), revision and max_tokens. Raises ConfigurationError.
-    """
-    where = {"revision": config.revision, "trust_remote_code": False}
-    if Path(config.encoder).expanduser().is_dir():
-        name, where = str(Path(config.encoder).expanduser()), {"local_files_only": True, "trust_remote_code": False}
-    else:
-        name = config.encoder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, **where)
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **where)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(
-            f"classifier.encoder={config.encoder}: cannot be loaded ({_first_line(error)}); expected a folder with "
-            "config.json, model.safetensors and a tokenizer, or the name of such an encoder on the hub"
-        ) from error
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise ConfigurationError(f"classifier.encoder={config.encoder}: it has no fast tokenizer (tokenizer.json)")
-    drop_pooler(encoder)
-    positions = getattr(encoder.config, "max_position_embeddings", None) or math.inf
-    # RoBERTa and its like count positions from the padding's on
-    first = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
-    limits = [tokenizer.model_max_length, positions if first is None else positions - first - 1]
-    if config.max_tokens > min(limits):
-        raise ConfigurationError(
-            f"classifier.max_tokens={config.max_tokens}: {config.encoder} reads {int(min(limits))} tokens at most"
-        )
-    provenance = {
-        "encoder": config.encoder,
-        "revision": getattr(encoder.config, "_commit_hash", None) or config.revision,
-        "sha256": _weights_checksum(Path(name)) if Path(name).is_dir() else None,
-    }
-    return encoder, Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), tokenizer.pad_token_id or 0, provenance
-
-
-def takes_segments(encoder: Any) -> bool:
-    """Whether the encoder tells the first text of a pair from the second by token types."""
-    return int(getattr(encoder.config, "type_vocab_size", 0) or 0) > 1
-
-
-def _weights_checksum(folder: Path) -> str | None:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _numpy(tensor: Tensor) -> Floats:
@@ -387,6 +334,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
                 f"classifier.learning_rate than {self.config.learning_rate:g}"
                 + (", or classifier.precision=float32" if args.bf16 else "")
             )
+        if CURVE.keys() & logs.keys():
+            self.trainer.workspace.record(_told({"epoch": state.epoch, **logs}), state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **more: Any) -> None:
         score = metrics["eval_score"]
@@ -511,14 +460,10 @@ def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Ma
 
 def _curve(trainer: _Trainer) -> list[dict[str, float]]:
     """Loss, learning rate and validation score of the steps after which they were taken."""
-    names = {
-        "loss": "train_loss",
-        "grad_norm": "grad_norm",
-        "learning_rate": "learning_rate",
-        "eval_score": "validation_score",
-    }
-    return [
-        {"step": entry["step"], "epoch": entry["epoch"], **{names[k]: abs(v) for k, v in entry.items() if k in names}}
-        for entry in trainer.state.log_history
-        if names.keys() & entry.keys()
-    ]
+    entries = trainer.state.log_history
+    return [{"step": entry["step"], **_told(entry)} for entry in entries if CURVE.keys() & entry.keys()]
+
+
+def _told(entry: Mapping[str, float]) -> dict[str, float]:
+    """What of a log entry is told, under our names."""
+    return {"epoch": entry["epoch"], **{CURVE[k]: abs(v) for k, v in entry.items() if k in CURVE}}

@@ -48,7 +48,7 @@ from slantwise.windows import Windowing
 from tests.conftest import TARGETS, tiny_article, tiny_vocabulary
 from training.export import Tolerance, Tolerances, export
 from training.onnx import Parity, breaches, convert, quantise, validation_sample
-from training.transformer import takes_segments
+from training.pretrained import takes_segments
 
 CHECKOUT = Path(__file__).parents[2]
 TOPIC = Task("topic", "multiclass", ("health", "sport", "weather"))

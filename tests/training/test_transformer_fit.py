@@ -26,7 +26,8 @@ from slantwise.task import Task
 from training.encoder_config import TransformerConfig
 from training.fitting import Fitted, Part, Workspace
 from training.network import Network, losses
-from training.transformer import fit_all, load_encoder
+from training.pretrained import load_encoder
+from training.transformer import fit_all
 
 TOPIC = Task("topic", "multiclass", ("health", "sport", "weather"))
 FRAMING = Task("framing", "multilabel", ("economic", "morality"))
