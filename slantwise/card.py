@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import slantwise
 
 if TYPE_CHECKING:
+    from slantwise.body import Body
     from slantwise.model import Head, Model
 
-TOLD = ("test", "test_examples", "worst_slices", "corpus", "corpus_sha256")  # in a form of their own
+TOLD = ("test", "test_examples", "worst_slices", "corpus", "corpus_sha256", "cut")  # in a form of their own
 USE = """\
 ## Intended use
 
@@ -75,6 +76,8 @@ def _task(name: str, head: Head) -> str:
     if "corpus" in known:
         sha = f" (sha256 `{known['corpus_sha256']}`)" if "corpus_sha256" in known else ""
         parts.append(f"Data: corpus {_text(known['corpus'])}{sha}.")
+    if head.body is not None:
+        parts.append(_encoder(head.body, known.get("cut")))
     if _test(head):
         n = known.get("test_examples")
         rows = [f"| {metric} | {_figure(each['value'])} | {_interval(each)} |" for metric, each in _test(head).items()]
@@ -84,6 +87,19 @@ def _task(name: str, head: Head) -> str:
         parts += ["Worst slices of the test examples:", "\n".join(f"- {_text(line)}" for line in worst)]
     rest = [f"- {_text(k)}: {_json(v)}" for k, v in known.items() if k not in TOLD]
     return "\n\n".join([*parts, *(["\n".join(rest)] if rest else [])])
+
+
+def _encoder(body: Body, cut: object) -> str:
+    """Which encoder it stands on, how much of an article that reads, and what of the training articles it did not."""
+    made, windows = body.provenance, body.windowing
+    pin = next((f"{name} `{_text(made[name])}`" for name in ("revision", "sha256") if made.get(name)), "not pinned")
+    reads = f"{windows.max_tokens} tokens"
+    if windows.long == "windows":
+        reads = f"up to {windows.max_windows} windows of {reads}, {body.pooling} of them"
+    lost = ""
+    if isinstance(cut, Mapping):
+        lost = f" Of the training examples {cut['cut_articles']:.1%} lost text, {cut['cut_tokens']:.1%} of all tokens."
+    return f"Encoder: {_text(made.get('encoder', 'unknown'))} ({pin}), run by {body.runtime.kind}; reads {reads}.{lost}"
 
 
 def _figure(value: float | None) -> str:

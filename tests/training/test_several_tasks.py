@@ -63,6 +63,12 @@ def test_the_tasks_share_one_encoder_on_disk_and_in_memory(folder: Path, model: 
     assert len({id(head.body) for head in model.heads.values()}) == 1
 
 
+def test_the_model_card_names_the_encoder_and_what_it_does_not_read(folder: Path, tiny_encoder: Path) -> None:
+    card = (folder / "run" / "model" / "README.md").read_text()
+    assert card.count(f"Encoder: {tiny_encoder} (sha256 `") == len(TASKS)
+    assert card.count("reads up to 8 windows of 64 tokens, mean of them. Of the training examples") == len(TASKS)
+
+
 def test_each_task_is_learned_beside_the_others(folder: Path) -> None:
     scores = {task: json.loads((folder / "run" / task / "metrics.json").read_text()) for task in TASKS}
     assert scores["topic"]["accuracy"]["value"] > 0.8
