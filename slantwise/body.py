@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +34,12 @@ PAIRS = ("cross", "separate")
 
 
 class Runtime(Protocol):
-    """Computes window vectors; `budget` is the number of padded tokens that suits its machine."""
+    """Computes window vectors; `budget` is the number of padded tokens of a batch that suits its machine, `parallel`
+    the number of batches that it takes at once."""
 
     kind: str
     budget: int
+    parallel: int
 
     def vectors(self, ids: Ints, mask: Ints, segments: Ints) -> Floats: ...
 
@@ -102,20 +105,31 @@ class Body:
         """float32 (n_windows, hidden); of several processes, each fills the rows of its batches and leaves the others
         zero."""
         batches = sorted_batches(encoded.lengths, self.runtime.budget)
+        # the first batch is everybody's: it tells the width
+        own = [batch for number, batch in enumerate(batches) if number == 0 or number % world == rank]
         vectors: Floats | None = None
         done = 0
-        for number, batch in enumerate(batches):
-            if number % world != rank and vectors is not None:
-                continue  # the first batch is everybody's: it tells the width
-            found = self.runtime.vectors(*encoded.padded(batch, self.pad))
+        for batch, found in zip(own, self._computed(encoded, own), strict=True):
             if vectors is None:
                 vectors = np.zeros((len(encoded.second), found.shape[1]), np.float32)
-            if number % world == rank:
+            if batch is not batches[0] or rank == 0:
                 vectors[batch] = found
             done += len(batch)
             report(done)
         assert vectors is not None
         return vectors
+
+    def _computed(self, encoded: Encoded, batches: Sequence[Ints]) -> Iterator[Floats]:
+        """The window vectors of each batch, in order."""
+
+        def compute(batch: Ints) -> Floats:
+            return self.runtime.vectors(*encoded.padded(batch, self.pad))
+
+        if self.runtime.parallel == 1:
+            yield from map(compute, batches)
+            return
+        with ThreadPoolExecutor(self.runtime.parallel) as pool:
+            yield from pool.map(compute, batches)
 
     def pool(self, vectors: Floats, starts: Ints) -> Floats:
         """Window vectors (n_windows, hidden) -> (n, hidden); the windows of example i are starts[i]:starts[i + 1]."""

@@ -93,6 +93,7 @@ class TorchRuntime:
     """Runs a WindowEncoder; bf16 on a GPU that has it."""
 
     kind = "torch"
+    parallel = 1  # torch has threads of its own
 
     def __init__(self, module: WindowEncoder, device: torch.device) -> None:
         self.module, self.device = module.to(device).eval(), device

@@ -46,6 +46,8 @@ class OnnxRuntime:
         number = gpu_number(device)
         if number is not None and precision == "int8":
             raise ConfigurationError(f"device={device}: int8 models are for the CPU; expected auto or cpu")
+        # one thread a batch and several batches at once: within a batch, threads wait for each other at every layer
+        self.parallel = thread_count() if number is None else 1
         self.session = _session(path, number)
         self.budget = BUDGET["cpu" if number is None else "cuda"]
         # an encoder without token types has no use for the segments
@@ -99,7 +101,7 @@ def thread_count() -> int:
 
 def _session(path: Path, gpu: int | None) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = thread_count()
+    options.intra_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors: its warnings are about how it rewrites the graph
     providers: list[Any] = ["CPUExecutionProvider"]

@@ -36,8 +36,8 @@ class FakeRuntime:
 
     kind = "fake"
 
-    def __init__(self, budget: int = 200) -> None:
-        self.budget = budget
+    def __init__(self, budget: int = 200, parallel: int = 1) -> None:
+        self.budget, self.parallel = budget, parallel
         self.table = np.random.default_rng(0).normal(size=(len(VOCABULARY), HIDDEN)).astype(np.float32)
         self.batches: list[tuple[int, int]] = []
 
@@ -120,6 +120,12 @@ def test_rows_stand_in_input_order_whatever_the_batches(budget: int) -> None:
     alone = np.vstack([make_body().represent([example]) for example in EXAMPLES])
     np.testing.assert_allclose(body.represent(EXAMPLES), alone, rtol=1e-4, atol=1e-4)
     assert (len(body.runtime.batches) == 1) == (budget == 10_000)  # type: ignore[attr-defined]
+
+
+def test_batches_that_are_taken_at_once_give_the_same_rows() -> None:
+    examples = [Example(" ".join(f"w{i}" for i in range(n % 40 + 1))) for n in range(60)]
+    alone, together = (make_body(runtime=FakeRuntime(100, parallel)).represent(examples) for parallel in (1, 3))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_batches_keep_to_the_budget_of_the_runtime() -> None:

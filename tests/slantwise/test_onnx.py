@@ -62,8 +62,8 @@ def test_a_file_that_cannot_be_run_is_named(path: Path, content: bytes | None) -
 def test_omp_num_threads_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, threads: int) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert thread_count() == threads
-    options = OnnxRuntime(path).session.get_session_options()
-    assert options.intra_op_num_threads == threads
+    runtime = OnnxRuntime(path)
+    assert (runtime.parallel, runtime.session.get_session_options().intra_op_num_threads) == (threads, 1)
 
 
 def test_without_it_all_cpus_of_the_process_work(monkeypatch: pytest.MonkeyPatch) -> None:

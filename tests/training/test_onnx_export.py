@@ -204,6 +204,12 @@ def test_token_types_reach_the_graph(bert: Body, graph: Path) -> None:
         assert np.abs(runtime.vectors(ids, mask, segments) - runtime.vectors(ids, mask, 0 * ids)).max() > 1e-3
 
 
+def test_the_graph_holds_no_guard_behind_a_softmax(graph: Path) -> None:
+    kinds = [node.op_type for node in onnx.load(graph).graph.node]
+    assert "Softmax" in kinds
+    assert "IsNaN" not in kinds
+
+
 def test_int8_is_near_and_its_rows_do_not_depend_on_their_neighbours(bert: Body, int8: Body) -> None:
     head = head_of(TOPIC, bert)
     classifier: Any = head.classifier
