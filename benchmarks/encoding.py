@@ -58,13 +58,13 @@ SIZES = (1, 8, 32)  # batches of the pipeline
 REPEATED = 8  # matrix products of one measurement
 
 
-class _Pooled(PreTrainedModel):
+class _Pooled(PreTrainedModel):  # type: ignore[misc]
     """A fitted encoder with its head, as transformers.pipeline takes it."""
 
     _supports_sdpa = True  # its encoder does
 
     def __init__(self, module: WindowEncoder, classifier: TransformerClassifier) -> None:
-        config: Any = module.encoder.config  # type: ignore[union-attr]
+        config: Any = module.encoder.config
         config.num_labels = classifier.weights.shape[1]
         super().__init__(config)
         self.module = module

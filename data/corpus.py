@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,8 @@ SCHEMA = pa.schema(
         **{f"{task}_shares": pa.list_(pa.list_(pa.float32())) for task in TASK_NAMES},
     }
 )
+FURTHER = "column."  # before the names of columns that are read for evaluation alone
+SEVERAL = "(several)"  # what such a column holds where an article's rows differ
 RAGGED = (Format.jsonl, Format.json, Format.sgml)  # rows of such a file need not have the same columns
 OPTIONAL = ("title", "author", "source", "published", "language", "group")
 SHOWN_ERRORS, SHOWN_COLUMNS = 50, 40
@@ -73,7 +75,8 @@ class Agreement(TypedDict):
 
 @dataclass(frozen=True)
 class Corpus:
-    """`table` has one row for each article (SCHEMA); `tasks` are those that it is labelled for."""
+    """`table` has one row for each article (SCHEMA, and the columns that were asked for, named FURTHER and their name);
+    `tasks` are those that it is labelled for."""
 
     name: str
     table: pa.Table
@@ -124,15 +127,15 @@ def write_quarantine(quarantine: tuple[BadRow, ...], path: Path) -> None:
             file.write(json.dumps(vars(bad), ensure_ascii=False, default=str) + "\n")
 
 
-def load_corpus(config: CorpusConfig) -> Corpus:
-    """Read all files of a corpus.
+def load_corpus(config: CorpusConfig, further: Sequence[str] = ()) -> Corpus:
+    """Read all files of a corpus; `further` names columns that are kept beside those that `config` gives a meaning.
 
-    Raises CorpusError where a file is missing, empty or lacks a column, BadRowsError (all rows at once) where more
-    rows than `max_bad_rows` cannot be used.
+    These do not change the fingerprint. Raises CorpusError where a file is missing, empty or lacks a column,
+    BadRowsError (all rows at once) where more rows than `max_bad_rows` cannot be used.
     """
     root = Path(config.root).expanduser()
     readers = {name: LabelReader(make_task(name, c), c) for name, c in label_configs(config).items()}
-    builder = _Builder(config, readers, [_read_join(join, root) for join in config.joins])
+    builder = _Builder(config, readers, [_read_join(join, root) for join in config.joins], further)
     for file in config.files:
         builder.add_file(file, root)
     return builder.build()
@@ -204,6 +207,7 @@ class _Builder:
     config: CorpusConfig
     readers: Mapping[str, LabelReader]
     joins: list[_Join]
+    further: Sequence[str] = ()
     waiting: list[dict[str, Any]] = field(default_factory=list)  # the articles that are not in `batches` yet
     batches: list[pa.RecordBatch] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)  # of the articles in `batches`
@@ -246,6 +250,7 @@ class _Builder:
         asked, standard = self.config.columns, ColumnsConfig()
         needed = {"text": asked.text, "id": asked.id, "fallback": asked.fallback}
         needed |= {f"append {column}": column for column in asked.append}
+        needed |= {f"evaluation.slices {column}": column for column in self.further}
         needed |= {f"where {column}": column for column in (*self.config.where, *self.config.where_not)}
         needed |= {n: getattr(asked, n) for n in (*OPTIONAL, "split") if getattr(asked, n) != getattr(standard, n)}
         if any(getattr(self.config, name) != LabelsConfig() for name in self.readers):
@@ -309,9 +314,10 @@ class _Builder:
         for start in range(0, len(self.waiting), ROWS_OF_A_BATCH):
             articles = self.waiting[start : start + ROWS_OF_A_BATCH]
             rows = [{key: article.get(key) for key in SCHEMA.names} for article in articles]
-            columns = [pa.array([row[f.name] for row in rows], f.type, memory_pool=POOL) for f in SCHEMA]
-            self.batches.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
             self.digests += map(_digest, rows)
+            columns = [pa.array([row[f.name] for row in rows], f.type, memory_pool=POOL) for f in SCHEMA]
+            columns += [pa.array([a[FURTHER + name] for a in articles], pa.string()) for name in self.further]
+            self.batches.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
         self.waiting.clear()
 
     def _contradicted(self, known: dict[str, Any], article: dict[str, Any]) -> list[str]:
@@ -337,6 +343,9 @@ class _Builder:
                 known[shares] = known[shares] + article[shares] if reader.config.soft else None
             else:
                 known[name] = sorted({*known[name], *article[name]}, key=reader.task.labels.index)
+        for name in self.further:
+            if known[FURTHER + name] != article[FURTHER + name]:
+                known[FURTHER + name] = SEVERAL
         self.merged += 1
 
     def _select(self, values: Mapping[str, Any]) -> None:
@@ -407,6 +416,8 @@ class _Builder:
                 value = iso_date(str(columns.published), value, columns.date_format)
             value = _as_text(str(getattr(columns, name)), value) or found.get(name)
             article[name] = self._fixed(value.strip()) if value and value.strip() else None
+        for name in self.further:
+            article[FURTHER + name] = _as_text(name, values.get(name))
         for name, reader in self.readers.items():
             if name in self.voted:
                 article[name] = reader.votes_of(values)
@@ -415,6 +426,11 @@ class _Builder:
             article[name] = reader.stances_of(values) if name == "stance" else reader.labels_of(values)
             article[f"{name}_shares"] = None if article[name] is None else reader.shares_of(values)
         return article
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the table."""
+        return pa.schema([*SCHEMA, *(pa.field(FURTHER + name, pa.string()) for name in self.further)])
 
     @cached_property
     def voted(self) -> list[str]:
@@ -485,7 +501,7 @@ class _Builder:
         self._put_away()
         if self.config.drop_repeats:
             self._drop_repeats()
-        table = pa.Table.from_batches(self.batches, SCHEMA)
+        table = pa.Table.from_batches(self.batches, self.schema)
         tasks = {}
         for task_name, reader in self.readers.items():
             if table[task_name].null_count < len(table):

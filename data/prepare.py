@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.columns import POOL, RemovedLines, Rows, Texts, inner, lengths, removed_array, values
 from data.config import CleaningConfig, SplitConfig
-from data.corpus import ROWS_OF_A_BATCH, Corpus
+from data.corpus import FURTHER, ROWS_OF_A_BATCH, Corpus
 from data.duplicates import cluster
 from data.examples import Examples, LabelledExamples, certain
 from data.splitting import Items, Split, make_splits, without_test
@@ -117,7 +117,8 @@ class CleanCorpus:
 
     def _slice_columns(self) -> dict[str, list[str | None]]:
         """What the corpus says of each article beside its text, source and labels."""
-        return {name: self.column(name) for name in ("language", "published")}
+        further = [name for name in self.table.column_names if name.startswith(FURTHER)]
+        return {name.removeprefix(FURTHER): self.column(name) for name in ("language", "published", *further)}
 
 
 def _shares(

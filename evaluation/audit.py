@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from hydra.core.config_store import ConfigStore
 from markupsafe import Markup
@@ -36,6 +35,7 @@ from data.splitting import TEST, TRAIN
 from evaluation import plots
 from evaluation.intervals import Estimate
 from evaluation.judge import EvaluationConfig, headline_metrics
+from evaluation.pages import template
 from evaluation.plots import ACCENT, INK, MUTED, PAPER, WARM, shorten
 from evaluation.report import breakable, metric_name, number
 from evaluation.shortcuts import (
@@ -67,6 +67,12 @@ class AuditConfig:
     task: TaskConfig | None = None  # null: the only one that the corpus is labelled for
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: str = MISSING  # a new folder
+
+    def __post_init__(self) -> None:
+        if self.evaluation.slices:
+            raise ConfigurationError(
+                f"evaluation.slices={self.evaluation.slices}; an audit judges no model, expected none"
+            )
 
 
 def main() -> None:
@@ -124,9 +130,10 @@ def audit_corpus(config: AuditConfig, progress: Progress, prefer_given: bool) ->
     data = gather(clean, clusters, removed)
     sure = config.evaluation
     with progress.step("probe for shortcuts"):
-        probes = probe(data, folds_of(data, splits), metric, resamples=sure.resamples, seed=sure.seed)
+        folds = folds_of(data, splits)
+        probes = probe(data, folds, metric, resamples=sure.resamples, seed=sure.seed, interval=sure.interval)
     with progress.step("hold sources and targets out" if task.has_target else "hold sources out"):
-        kept = held_out(data, metric, sure.resamples, sure.seed)
+        kept = held_out(data, metric, sure.resamples, sure.seed, sure.interval)
     return audit_figures(corpus, clean, split, figures, probes, kept), corpus
 
 
@@ -390,28 +397,16 @@ def draw_pictures(figures: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def render(figures: Mapping[str, Any], pictures: Mapping[str, tuple[str, str]], configuration: str) -> str:
     """The page. Jinja escapes every text; only the pictures' markup, whose texts are escaped already, goes in as is."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "metric_name": metric_name,
-        "breakable": breakable,
-        "count": "{:,}".format,
-        "whole_percent": whole_percent,
-    }
-    environment.globals |= {
-        "percent": percent,
-        "plural": plural,
-        "agreement_text": agreement_text,
-        "shortcuts": SHORTCUTS,
-    }
-    return environment.get_template("audit.html.j2").render(
+    page = template(
+        "audit.html.j2", number=number, metric_name=metric_name, breakable=breakable, count="{:,}".format,
+        whole_percent=whole_percent,
+    )  # fmt: skip
+    return page.render(
         figures,
+        percent=percent,
+        plural=plural,
+        agreement_text=agreement_text,
+        shortcuts=SHORTCUTS,
         pictures={name: Markup(plots.inline(svg, name, told)) for name, (svg, told) in pictures.items()},
         notable=[row.name for row in notable_shortcuts([_result(row) for row in figures["probes"]])],
         configuration=configuration,

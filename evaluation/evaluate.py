@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
@@ -20,7 +22,7 @@ from data.joint import split_corpora
 from data.prepare import CleanCorpus, clean_corpus
 from data.splitting import Split
 from evaluation.judge import Context, EvaluationConfig, decision_facts, headline_metrics, judge, predict
-from evaluation.slices import in_words
+from evaluation.slices import in_words, not_known_in_training, seen_in_training
 from evaluation.tables import metrics_table
 from slantwise.command import Progress, run, to_object
 from slantwise.errors import ConfigurationError, CorpusError
@@ -67,7 +69,7 @@ def _job(config: Any) -> None:
     with progress.step("load the model"):
         model = load(locate_model(chosen.model), chosen.device)
     with progress.step("read the corpus"):
-        corpus = load_corpus(chosen.corpus)
+        corpus = load_corpus(chosen.corpus, chosen.evaluation.slices)
     progress.say(f"  {corpus.counts()}")
     heads = _choose_heads(model.heads, corpus, chosen.judged_task)
     resolved = OmegaConf.to_yaml(config, resolve=True)
@@ -75,19 +77,19 @@ def _job(config: Any) -> None:
     for head in heads:
         with progress.step(f"clean and split for {head.task.name}") as notes:
             clean = clean_corpus(corpus, head.task, head.cleaner)
-            labelled = clean.examples(split_rows(clean, corpus, head, chosen.judged_split))
-            selected.append(labelled)
+            labelled, unknown = split_examples(clean, corpus, head, chosen.judged_split)
+            selected.append((labelled, unknown))
             notes.append(f"{len(labelled):,} examples of split {chosen.judged_split}")
-    for head, labelled in zip(heads, selected, strict=True):
+    for head, (labelled, unknown) in zip(heads, selected, strict=True):
         folder = output if len(heads) == 1 else output / head.task.name
-        _judge_head(chosen, corpus, head, labelled, resolved, folder, progress)
+        _judge_head(chosen, corpus, head, labelled, unknown, resolved, folder, progress)
     write_quarantine(corpus.quarantine, output / "quarantine.jsonl")
     (output / "config.yaml").write_text(resolved, encoding="utf-8")
 
 
 def _judge_head(
-    chosen: EvaluateConfig, corpus: Corpus, head: Head, labelled: LabelledExamples, resolved: str, folder: Path,
-    progress: Progress,
+    chosen: EvaluateConfig, corpus: Corpus, head: Head, labelled: LabelledExamples, unknown: Mapping[str, str],
+    resolved: str, folder: Path, progress: Progress,
 ) -> None:  # fmt: skip
     official = corpus.metrics.get(head.task.name, [])
     with progress.step(f"judge {head.task.name}"):
@@ -101,6 +103,7 @@ def _judge_head(
             data={"rows": corpus.counts(), "examples": len(labelled), "sha256 of the corpus": corpus.fingerprint},
             warnings=_warnings(corpus, head, chosen.judged_split),
             heads=[(head, len(labelled))],
+            unknown=unknown,
         )
         facts = decision_facts(head.decision, head.task, raw, predictions)
         metrics, slices = judge(predictions, official, facts, context, chosen.evaluation, folder)
@@ -135,6 +138,38 @@ def _check_labels(model: Task, corpus: Task, name: str) -> None:
         raise CorpusError(f"corpus {name} and the model have different label sets for task {model.name}: {differing}")
 
 
+def split_examples(
+    clean: CleanCorpus, corpus: Corpus, head: Head, split: str
+) -> tuple[LabelledExamples, Mapping[str, str]]:
+    """The examples of one split (see `split_rows`), with what of them the training has seen; by column, why that is not
+    known where it is not."""
+    if split == "test" and _trained_on(head, corpus) and not _split_kind(head).has_folds:
+        trained, clusters = _split_of_training(clean, corpus, head)
+        labelled, unknown = seen_in_training(clean, trained, clusters), dict[str, str]()
+        if not len(labelled):
+            raise _no_articles(corpus, split)
+        return labelled, unknown
+    labelled = clean.examples(split_rows(clean, corpus, head, split))
+    why = (
+        f"articles of split {split} are what the model was trained on"
+        if _trained_on(head, corpus)
+        else f"the model was trained on another corpus than {corpus.name} as it is now, and does not carry it"
+    )
+    return labelled, not_known_in_training(head.task, why)
+
+
+def _trained_on(head: Head, corpus: Corpus) -> bool:
+    return head.provenance.get("corpus_sha256") == corpus.fingerprint
+
+
+def _split_kind(head: Head) -> SplitKind:
+    return SplitKind(head.provenance["split"]["kind"])
+
+
+def _no_articles(corpus: Corpus, split: str) -> CorpusError:
+    return CorpusError(f"corpus {corpus.name} has no articles in split {split}")
+
+
 def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> list[int]:
     """The articles of one split: of the split that the model was trained with, where it was trained on this corpus;
     else of the split that the corpus itself gives.
@@ -143,15 +178,14 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
     """
     if split == "all":
         return list(range(len(clean)))
-    trained = head.provenance.get("split", {})
-    kind = trained.get("kind")
-    if head.provenance.get("corpus_sha256") == corpus.fingerprint and kind != SplitKind.given:
-        if SplitKind(kind).has_folds:
+    trained = _trained_on(head, corpus)
+    if trained and _split_kind(head) is not SplitKind.given:
+        if _split_kind(head).has_folds:
             raise CorpusError(
                 f"the model was cross-validated on corpus {corpus.name}, so no article is unseen by it; its "
                 "out-of-fold predictions are in its run directory. Use split=all on another corpus"
             )
-        rows = _split_of_training(clean, corpus, head).rows(split)
+        rows = _split_of_training(clean, corpus, head)[0].rows(split)
     else:
         given = [row["split"] for row in clean.rows]
         if None in given:
@@ -159,29 +193,30 @@ def split_rows(clean: CleanCorpus, corpus: Corpus, head: Head, split: str) -> li
                 f"corpus {corpus.name} is not the one that the model was trained on and gives no split for "
                 f"{given.count(None):,} of {len(given):,} articles; use split=all"
             )
-        if kind == SplitKind.given and split != "test":
+        if head.provenance.get("split", {}).get("kind") == SplitKind.given and split != "test":
             # validation may have been carved out of the given train split
-            return _split_of_training(clean, corpus, head).rows(split)
+            return _split_of_training(clean, corpus, head)[0].rows(split)
         rows = [i for i, name in enumerate(given) if name == split]
     if not rows:
-        raise CorpusError(f"corpus {corpus.name} has no articles in split {split}")
+        raise _no_articles(corpus, split)
     return rows
 
 
-def _split_of_training(clean: CleanCorpus, corpus: Corpus, head: Head) -> Split:
-    """The split that the head was trained with; tasks that were trained together were split together."""
+def _split_of_training(clean: CleanCorpus, corpus: Corpus, head: Head) -> tuple[Split, npt.NDArray[np.int64]]:
+    """The split that the head was trained with, and the near-duplicate cluster of each article; tasks that were trained
+    together were split together."""
     provenance = head.provenance
     names = provenance.get("split_with", [head.task.name])
     parts = [
         clean if name == head.task.name else clean_corpus(corpus, corpus.task(name), head.cleaner) for name in names
     ]
     config = SplitConfig(**{**provenance["split"], "kind": SplitKind(provenance["split"]["kind"])})
-    splits, _ = split_corpora(parts, config)[names.index(head.task.name)]
-    return splits[0]
+    splits, clusters = split_corpora(parts, config)[names.index(head.task.name)]
+    return splits[0], clusters
 
 
 def _warnings(corpus: Corpus, head: Head, split: str) -> list[str]:
-    same = head.provenance.get("corpus_sha256") == corpus.fingerprint
+    same = _trained_on(head, corpus)
     if same and split in ("train", "all"):
         return [f"the model was trained on articles of split {split}: these figures are no estimate of its quality"]
     if same and split == "validation":

@@ -18,7 +18,7 @@ from evaluation.metrics import available, compute, primary, select
 from evaluation.predictions import Predictions
 from evaluation.report import ReportData, mistakes, write_report
 from evaluation.shortcuts import SHORTCUTS, ProbeResult, verdict
-from evaluation.slices import Slices, find_slices
+from evaluation.slices import STANDING, Slices, find_slices
 from slantwise.decision import Decision
 from slantwise.errors import ConfigurationError
 from slantwise.model import Head
@@ -34,12 +34,20 @@ class EvaluationConfig:
     resamples: int = 1000  # bootstrap resamples behind each 95 % interval
     seed: int = 0
     interval: str = "bca"  # bca or percentile
+    slices: list[str] = field(default_factory=list)  # further columns of the corpus to cut the examples by
 
     def __post_init__(self) -> None:
         if self.resamples < 1:
             raise ConfigurationError(f"evaluation.resamples={self.resamples}; expected 1 or more")
         if self.interval not in INTERVALS:
             raise ConfigurationError(f"evaluation.interval={self.interval}; expected one of {', '.join(INTERVALS)}")
+        if standing := [name for name in self.slices if name in STANDING]:
+            raise ConfigurationError(
+                f"evaluation.slices names {', '.join(standing)}, which examples are cut by anyway; expected other "
+                "columns of the corpus (corpus.columns says which of them holds the source, the date and the language)"
+            )
+        if len(set(self.slices)) < len(self.slices):
+            raise ConfigurationError(f"evaluation.slices={self.slices} names a column twice")
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Context:
     heads        those that made the predictions, each with the number of its rows, in the order of the rows
     shortcuts    of `shortcut_facts`; None where the probes were not run
     cut          of `slantwise.windows.cut_facts`; empty where the classifier reads whole articles
+    unknown      by column, why the examples cannot be cut by it
     history      for each fold the metrics of the steps after which they were taken, each with its `step`
     """
 
@@ -62,6 +71,7 @@ class Context:
     heads: Sequence[tuple[Head, int]] = ()
     shortcuts: Mapping[str, Any] | None = None
     cut: Mapping[str, float] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Sequence[Mapping[str, float]]] = ()
 
 
@@ -139,7 +149,7 @@ def decision_facts(
     calibration         none, temperature, sigmoid or isotonic
     ece_by_chance       the calibration error that perfect probabilities would show on these examples
     abstain_below       confidence, or None
-    uncalibrated_ece, uncalibrated_log_loss    before calibration
+    uncalibrated_ece, uncalibrated_ece_debiased, uncalibrated_log_loss    before calibration; None: undefined
     temperature         where calibration is that alone
     thresholds          multilabel: label to probability
     costs               multiclass: gold label to predicted label to cost; `mean_cost` of the answers given, and
@@ -159,8 +169,8 @@ def decision_facts(
         "abstain_below": decision.abstain_below,
     }
     if decision.calibration != "none":
-        before = compute(uncalibrated, ["ece", "log_loss"])
-        facts |= {"uncalibrated_ece": before["ece"], "uncalibrated_log_loss": before["log_loss"]}
+        before = compute(uncalibrated, ["ece", "ece_debiased", "log_loss"])
+        facts |= {f"uncalibrated_{name}": None if np.isnan(value) else value for name, value in before.items()}
     if decision.calibration == "temperature" and decision.slopes is not None:
         facts["temperature"] = 1 / decision.slopes[0]
     if decision.thresholds is not None:
@@ -212,6 +222,7 @@ def judge(
     always = constant(predictions, context.shares)
     baseline = evaluate(always, headline, config.resamples, config.seed, interval=config.interval)
     slices = find_slices(predictions, headline[0], config.resamples, config.seed)
+    slices = replace(slices, skipped={**slices.skipped, **context.unknown})
     directory.mkdir(parents=True, exist_ok=True)
     predictions.write(directory / "predictions.parquet")
     write_metrics(metrics, directory / "metrics.json")

@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.special import ndtr
 
 from evaluation.predictions import Predictions
 from slantwise.errors import ConfigurationError
@@ -48,8 +49,8 @@ FNC_LABELS = ("agree", "disagree", "discuss", "unrelated")
 class Metric:
     """`value` of the summed rows of `statistic`; `undefined` says in words what it means when that is NaN.
 
-    `folded`: the rows are those of `calibration_gaps` and the value adds up absolute gaps, so that it is biased upwards
-    and its interval needs more than resampled values (see `evaluation.intervals`).
+    `folded`: the rows are those of `calibration_gaps` and the value adds up absolute gaps, which noise makes larger; so
+    its interval needs more than resampled values (see `evaluation.intervals`).
     """
 
     statistic: Statistic
@@ -66,6 +67,10 @@ class Mean:
     of: tuple[Metric, ...]
     undefined: str
     by_default: bool = True
+
+
+def is_folded(metric: Metric | Mean) -> bool:
+    return isinstance(metric, Metric) and metric.folded
 
 
 # --- Arithmetic with undefined values ---------------------------------------------------------------------------------
@@ -197,10 +202,12 @@ def equal_mass_bins(confidences: Floats, at_most: int = CALIBRATION_BINS) -> npt
 
 
 def calibration_gaps(predictions: Predictions, classwise: bool = False) -> Rows:
-    """Sum of outcome - confidence in each equal-mass bin, and the number of confidences: (n, bins + 1).
+    """Outcome - confidence, summed by equal-mass bin, and what tells its variance: (n, 2 * bins + 2).
 
-    CALIBRATION_BINS bins of `calibration_pairs`, or as many for each label one against the rest. The bins are cut on
-    the given predictions and stay where they are when these are resampled.
+    First the gap of each bin; then its square over each group, in the row of the group's first example, so that it adds
+    up over groups; then the number of confidences, and that of groups. CALIBRATION_BINS bins of `calibration_pairs`, or
+    as many for each label one against the rest. The bins are cut on the given predictions and stay where they are when
+    these are resampled.
     """
     n, n_labels = predictions.probabilities.shape
     if classwise:
@@ -212,10 +219,12 @@ def calibration_gaps(predictions: Predictions, classwise: bool = False) -> Rows:
         confidences, outcomes = calibration_pairs(predictions)
         bins, n_bins = equal_mass_bins(confidences), CALIBRATION_BINS
     each = len(confidences) // max(n, 1)
-    entries = np.concatenate([outcomes - confidences, np.full(n, float(each))])
-    row = np.concatenate([np.repeat(np.arange(n), each), np.arange(n)])
-    column = np.concatenate([bins, np.full(n, n_bins)])
-    return sparse.csr_array((entries, (row, column)), shape=(n, n_bins + 1))
+    places: dict[str, int] = {}
+    first = np.fromiter((places.setdefault(g, i) for i, g in enumerate(predictions.groups)), dtype=np.int64, count=n)
+    of_group = sparse.coo_array((outcomes - confidences, (np.repeat(first, each), bins)), shape=(n, n_bins)).tocsr()
+    gaps = sparse.coo_array((outcomes - confidences, (np.repeat(np.arange(n), each), bins)), shape=(n, n_bins))
+    is_first = first == np.arange(n)
+    return sparse.csr_array(sparse.hstack([gaps, of_group**2, np.column_stack([np.full(n, float(each)), is_first])]))
 
 
 def label_ranks(predictions: Predictions) -> tuple[Floats, Floats]:
@@ -369,8 +378,32 @@ def macro_mean_distance(sums: Floats) -> Floats:
     return np.where(sums[..., -1] > 0, np.nan, distance)
 
 
+def mean_gaps(sums: Floats) -> Floats:
+    """The gaps of summed `calibration_gaps`, as shares of all confidences: (..., bins)."""
+    gaps = sums[..., : sums.shape[-1] // 2 - 1]
+    return divide(gaps, np.broadcast_to(sums[..., -2:-1], gaps.shape))
+
+
 def expected_calibration_error(sums: Floats) -> Floats:
-    return divide(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
+    return divide(np.abs(sums[..., : sums.shape[-1] // 2 - 1]).sum(axis=-1), sums[..., -2])
+
+
+def debiased_calibration_error(sums: Floats) -> Floats:
+    """The calibration error less what noise has added to it, and at least 0.
+
+    Were the gaps measured anew with noise on top, their absolute sum would grow by about as much as the noise that they
+    hold already has made of it. So do Kumar, Liang and Ma (2019) in their package uncertainty-calibration, drawing
+    normal noise; here its mean, that of a folded normal distribution (Leone, Nelson and Nottingham 1961), takes the
+    place of draws, and groups are what varies.
+    """
+    bins, n_groups = sums.shape[-1] // 2 - 1, sums[..., -1:]
+    gaps, squares = sums[..., :bins], sums[..., bins:-2]
+    spread = squares - divide(gaps**2, np.broadcast_to(n_groups, gaps.shape))
+    variance = np.maximum(spread, 0) * divide(n_groups, n_groups - 1)  # undefined for a single group
+    error, size = np.sqrt(variance), np.abs(gaps)
+    ratio_of_gap = np.divide(size, error, out=np.full(gaps.shape, np.inf), where=error > 0)
+    again = error * np.sqrt(2 / np.pi) * np.exp(-(ratio_of_gap**2) / 2) + size * (1 - 2 * ndtr(-ratio_of_gap))
+    return np.maximum(divide((2 * size - again).sum(axis=-1), sums[..., -2]), 0)
 
 
 def average_precision(sums: Floats) -> Floats:
@@ -479,6 +512,12 @@ def registry(task: Task) -> dict[str, Metric | Mean]:
         "log_loss": Metric(surprise, ratio, "no examples"),
         "brier": Metric(squared_error, ratio, "no examples"),
         "ece": Metric(calibration_gaps, expected_calibration_error, "no examples", folded=True),
+        "ece_debiased": Metric(
+            calibration_gaps,
+            debiased_calibration_error,
+            "all examples are of one group, or there are none",
+            folded=True,
+        ),
         # with bins of equal mass: the adaptive calibration error of Nixon et al. 2019
         "classwise_ece": Metric(
             partial(calibration_gaps, classwise=True),

@@ -39,6 +39,7 @@ from evaluation.metrics import (
     Rows,
     Statistic,
     correctness,
+    is_folded,
     ratio,
     select,
     set_overlap,
@@ -46,6 +47,7 @@ from evaluation.metrics import (
     values,
 )
 from evaluation.predictions import Predictions
+from evaluation.slices import NONE_GIVEN, STANDING, Partition, partition
 from slantwise.errors import ConfigurationError
 from slantwise.task import Task
 
@@ -163,11 +165,18 @@ class Resampled:
 def resample_contestant(
     contestant: Contestant, names: Sequence[str], resamples: int, seed: int, position: int = 0
 ) -> Resampled:
-    """Resample groups (the same for every contestant) and runs (by `position`, so that two contestants differ)."""
+    """Resample groups (the same for every contestant) and runs (by `position`, so that two contestants differ).
+
+    What noise makes larger (`Metric.folded`) is larger still in resamples of a sample; so these are moved to have the
+    mean of the value that they are resamples of.
+    """
     found = [resample(run, names, resamples, seed) for run in contestant.runs]
-    n_runs = len(found)
+    n_runs, metrics = len(found), select(contestant.examples.task, names)
     runs = {name: np.array([on_all[name] for on_all, _ in found]) for name in names}
     drawn = {name: np.array([resampled[name] for _, resampled in found]) for name in names if found[0][1]}
+    for name in drawn:
+        if is_folded(metrics[name]):
+            drawn[name] += (runs[name] - drawn[name].mean(axis=1))[:, None]
     groups = {name: each.mean(axis=0) for name, each in drawn.items()}
     if n_runs == 1 or not drawn:
         return Resampled(runs, groups, groups, dict.fromkeys(names, (0.0, 0.0)))
@@ -322,10 +331,11 @@ def permutation_test(
 
 
 def _stacked(first: Predictions, second: Predictions) -> Predictions:
-    """The examples of both, one below the other."""
+    """The examples of both, one below the other, in groups of their own."""
     rows = np.tile(np.arange(len(first)), 2)
     return replace(
         first.select(rows),
+        groups=[f"{number} {group}" for number in (1, 2) for group in first.groups],
         probabilities=np.concatenate([first.probabilities, second.probabilities]),
         predicted=np.concatenate([first.predicted, second.predicted]),
     )
@@ -374,9 +384,17 @@ class Comparison:
 
 
 def compare(
-    contestants: Sequence[Contestant], names: Sequence[str], resamples: int, permutations: int, seed: int
+    contestants: Sequence[Contestant],
+    names: Sequence[str],
+    resamples: int,
+    permutations: int,
+    seed: int,
+    interval: str = "bca",
 ) -> Comparison:
-    """Estimates of all contestants, and the differences of all others from the first one."""
+    """Estimates of all contestants, and the differences of all others from the first one.
+
+    `interval` is that of a single run's estimates (see `evaluation.intervals`); others are percentile intervals.
+    """
     undefined = {c.name: {n: r for n in names if (r := undefined_reason(c, n))} for c in contestants}
     found = {
         c.name: resample_contestant(c, [n for n in names if n not in undefined[c.name]], resamples, seed, position)
@@ -388,6 +406,10 @@ def compare(
     def summary(name: str, each: Spread) -> Estimate:
         return estimate(each.value, each.resampled, CONFIDENCE, metrics[name].undefined, n_groups=n_groups)
 
+    def of_runs(name: str, each: Spread) -> Estimate:
+        found = summary(name, each)
+        return replace(found, low=max(found.low, 0.0)) if is_folded(metrics[name]) and found.low is not None else found
+
     estimates = {}
     for contestant in contestants:
         why = undefined[contestant.name]
@@ -395,9 +417,9 @@ def compare(
         of = found[contestant.name]
         # a single run gets the interval that `slantwise evaluate` gives it
         each = (
-            evaluate(contestant.examples, defined, resamples, seed)
+            evaluate(contestant.examples, defined, resamples, seed, interval=interval)
             if len(contestant.runs) == 1
-            else {name: summary(name, spread(name, of)) for name in defined}
+            else {name: of_runs(name, spread(name, of)) for name in defined}
         )
         estimates[contestant.name] = {
             name: each[name] if name in each else Estimate(None, None, None, why[name]) for name in names
@@ -453,9 +475,9 @@ def _corrected(
 
 @dataclass(frozen=True)
 class Slice:
-    """How a challenger's metric differs from the baseline's on the examples that share a label, source or target."""
+    """How a challenger's metric differs from the baseline's on the examples that share a label or a column's value."""
 
-    kind: str  # label, source or target
+    kind: str  # label, source, target or the name of a further column
     value: str
     metric: str
     n: int  # examples; of a label: those whose gold label it is
@@ -465,12 +487,14 @@ class Slice:
 
 
 def slices(baseline: Contestant, challenger: Contestant, resamples: int, seed: int) -> list[Slice]:
-    """Differences by label (F1 of the label), source and target (accuracy; multilabel: F1 of examples), those of ten
-    examples or more, biggest differences first. Runs are averaged; their variance is not in the intervals."""
+    """Differences by label (F1 of the label), source, target and the columns of `evaluation.slices` (accuracy;
+    multilabel: F1 of examples), those of ten examples or more, biggest differences first. Runs are averaged; their
+    variance is not in the intervals."""
     found = [*_by_label(baseline, challenger, resamples, seed)]
     examples = baseline.examples
-    for kind, column in (("source", examples.sources), ("target", examples.targets)):
-        found += _by_column(kind, column, baseline, challenger, resamples, seed)
+    further = {name: column for name, column in examples.columns.items() if name not in STANDING}
+    for name, column in {"source": examples.sources, "target": examples.targets, **further}.items():
+        found += _by_column(partition(name, column), baseline, challenger, resamples, seed)
     return sorted(found, key=lambda each: -abs(each.estimate.value or 0.0))
 
 
@@ -493,18 +517,15 @@ def _by_label(baseline: Contestant, challenger: Contestant, resamples: int, seed
         yield Slice("label", label, "f1", int(inside.sum()), value, *_flip_counts(before, after))
 
 
-def _by_column(
-    kind: str, column: Sequence[str | None], baseline: Contestant, challenger: Contestant, resamples: int, seed: int
-) -> list[Slice]:
-    examples = baseline.examples
-    sizes: dict[str, int] = {}
-    for value in column:
-        if value is not None:
-            sizes[value] = sizes.get(value, 0) + 1
-    number = {value: i for i, value in enumerate(v for v, n in sizes.items() if n >= LEAST_IN_SLICE)}
-    if len(sizes) < 2 or not number:
+def _by_column(part: Partition, baseline: Contestant, challenger: Contestant, resamples: int, seed: int) -> list[Slice]:
+    examples, sizes = baseline.examples, np.bincount(part.code_of, minlength=len(part.names))
+    named = [code for code, name in enumerate(part.names) if name != NONE_GIVEN]
+    kept = [code for code in named if sizes[code] >= LEAST_IN_SLICE]
+    if len(named) < 2 or not kept:
         return []
-    slice_of = np.array([number.get(value or "", -1) for value in column])
+    place_of = np.full(len(part.names), -1)
+    place_of[kept] = np.arange(len(kept))
+    slice_of = place_of[part.code_of]
     inside = np.flatnonzero(slice_of >= 0)
     codes = group_codes(examples.groups)
     n_groups = int(codes.max()) + 1
@@ -512,11 +533,11 @@ def _by_column(
     blocks = []
     for contestant in (baseline, challenger):
         mean = np.mean([score(run).toarray() for run in contestant.runs], axis=0)[inside]
-        for part in mean.T:
-            block = sparse.csr_array((part, (inside, slice_of[inside])), shape=(len(examples), len(number)))
+        for scores in mean.T:
+            block = sparse.csr_array((scores, (inside, slice_of[inside])), shape=(len(examples), len(kept)))
             blocks.append(sum_by_group(block, codes, n_groups))
     on_all = _slice_difference(np.concatenate([block.sum(axis=0) for block in blocks])[None, :])[0]
-    chunk = max(1, CHUNK_BYTES // (8 * (2 * n_groups + 8 * len(number))))
+    chunk = max(1, CHUNK_BYTES // (8 * (2 * n_groups + 8 * len(kept))))
     resampled = (
         np.concatenate(
             [
@@ -529,13 +550,14 @@ def _by_column(
     )
     was, became = right(baseline), right(challenger)
     found = []
-    for value, i in number.items():
+    for i, code in enumerate(kept):
         rows = slice_of == i
         sizes_of_groups = np.unique(codes[rows], return_counts=True)[1]
         each = None if resampled is None or len(sizes_of_groups) < 2 else resampled[:, i]
         undefined = "no example has a gold or a predicted label"
         shown = estimate(float(on_all[i]), each, CONFIDENCE, undefined, n_groups=effective_groups(sizes_of_groups))
-        found.append(Slice(kind, value, metric, sizes[value], shown, *_flip_counts(was[rows], became[rows])))
+        n, flipped = int(sizes[code]), _flip_counts(was[rows], became[rows])
+        found.append(Slice(part.column, part.names[code], metric, n, shown, *flipped))
     return found
 
 

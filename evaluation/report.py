@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
@@ -20,6 +19,7 @@ from evaluation import plots
 from evaluation.evidence import Evidence, excerpt
 from evaluation.intervals import Estimate
 from evaluation.metrics import CALIBRATION_BINS, calibration_pairs, confusion, per_label_table
+from evaluation.pages import template
 from evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -34,13 +34,14 @@ MISTAKES = 20
 SHOWN_SLICES = 12  # of those that are not clear; the others fold away
 UNBOUNDED = ("log_loss", "brier", "mae", "macro_mae", "mcc", "coverage_error")  # not on a line from 0 to 1
 LOWER_IS_BETTER = (
-    "log_loss", "brier", "mae", "macro_mae", "ece", "classwise_ece", "hamming_loss", "coverage_error", "ranking_loss",
+    "log_loss", "brier", "mae", "macro_mae", "ece", "ece_debiased", "classwise_ece", "hamming_loss", "coverage_error",
+    "ranking_loss",
 )  # fmt: skip
 LEAST_EXAMPLES, LEAST_GROUPS = 10, 5  # a smaller slice is named but not judged
 # Keys of the decision that the page shows in a form of their own.
 TOLD = (
     "abstain_below", "calibration", "costs", "ece_by_chance", "fitted", "mean_cost", "mean_cost_of_most_probable",
-    "selection", "temperature", "thresholds", "uncalibrated_ece", "uncalibrated_log_loss",
+    "selection", "temperature", "thresholds", "uncalibrated_ece", "uncalibrated_ece_debiased", "uncalibrated_log_loss",
 )  # fmt: skip
 LABEL_METRICS = ("f1", "precision", "recall", "average_precision")
 METRIC_NAMES = {
@@ -58,6 +59,7 @@ METRIC_NAMES = {
     "fnc_score": "FNC score",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
+    "ece_debiased": "calibration error, without noise",
     "classwise_ece": "calibration error, mean over labels",
 }
 
@@ -183,11 +185,11 @@ def verdict(figures: Mapping[str, Any]) -> list[str]:
     """The report in a few plain sentences, the primary metric first."""
     examples = f"{figures['examples']:,} example{'s' * (figures['examples'] != 1)}"
     sentences = [_against_baseline(figures, figures["headline"][0], examples)]
-    error = figures["metrics"].get("ece")
+    error = figures["metrics"].get("ece_debiased")
     if error and error["value"] is not None:
-        before = figures["decision"].get("uncalibrated_ece")
+        before = figures["decision"].get("uncalibrated_ece_debiased")
         uncalibrated = f" ({number(before, 2)} before calibration)" if before is not None else ""
-        sentences.append(f"Probabilities are off by {number(error['value'], 2)} on average{uncalibrated}.")
+        sentences.append(f"Probabilities are off by {interval(error, 2)} on average{uncalibrated}.")
     if figures["abstained"]:
         sentences.append(f"The model abstains on {figures['abstained']:,} of {examples}.")
     return sentences + _weakest(figures["labels"]) + _worst_slice(figures["slices"])
@@ -438,15 +440,6 @@ def _curves(predictions: Predictions, figures: Mapping[str, Any]) -> list[Pictur
 
 def render(data: ReportData, figures: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The page. Jinja escapes every text; only the pictures' markup, whose texts are escaped already, goes in as is."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # for every name: the usual choice by ending leaves .j2 out
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "signed": signed, "metric_name": metric_name, "breakable": breakable}
-    environment.filters |= {"interval": interval, "share": share}
     sections: dict[str, list[Markup]] = {name: [] for name in SECTIONS}
     for picture in pictures:
         element = plots.inline(picture.svg, picture.name, picture.description)
@@ -454,7 +447,11 @@ def render(data: ReportData, figures: Mapping[str, Any], pictures: Sequence[Pict
     texts = data.predictions.texts
     excerpts = {m["row"]: excerpt(texts[m["row"]], m["target"]) for m in figures["mistakes"]}
     of_labels = [f"{part}/{row['label']}" for row in figures["labels"] for part in LABEL_METRICS]
-    return environment.get_template("report.html.j2").render(
+    page = template(
+        "report.html.j2", number=number, signed=signed, metric_name=metric_name, breakable=breakable, interval=interval,
+        share=share,
+    )  # fmt: skip
+    return page.render(
         figures,
         pictures=sections,
         excerpts=excerpts,

@@ -213,6 +213,7 @@ def probe(
     model: Predictions | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    interval: str = "bca",
 ) -> list[ProbeResult]:
     """Every probe that the task can have, the text first.
 
@@ -223,7 +224,8 @@ def probe(
     text = run_probe(data, folds, words, metric)
     judged = model or text
     assert list(judged.ids) == list(text.ids), "the model's predictions are not of the folds' test examples"
-    against = Against(judged, run_constant(data, folds, metric), draw_labels(data, folds), metric, resamples, seed)
+    constant, drawn = run_constant(data, folds, metric), draw_labels(data, folds)
+    against = Against(judged, constant, drawn, metric, resamples, seed, interval)
     results = [against.result("text", text)]
     for name, make in PROBES.items():
         if (name.startswith("target")) and not data.labelled.task.has_target:
@@ -237,7 +239,9 @@ def probe(
     return results
 
 
-def held_out(data: ProbeData, metric: str, resamples: int = 1000, seed: int = 0) -> list[ProbeResult]:
+def held_out(
+    data: ProbeData, metric: str, resamples: int = 1000, seed: int = 0, interval: str = "bca"
+) -> list[ProbeResult]:
     """What remains of the text model when it meets only sources, or only targets, that it has not learned from.
 
     Cross-validation over all examples (a sample of a large corpus), so that the figures are of the same examples:
@@ -251,7 +255,8 @@ def held_out(data: ProbeData, metric: str, resamples: int = 1000, seed: int = 0)
     if isinstance(folds, str):
         return []
     text = run_probe(data, folds, words, metric)
-    against = Against(text, run_constant(data, folds, metric), draw_labels(data, folds), metric, resamples, seed)
+    constant, drawn = run_constant(data, folds, metric), draw_labels(data, folds)
+    against = Against(text, constant, drawn, metric, resamples, seed, interval)
     results = [against.result("text", text)]
     kinds: dict[str, Sequence[str | None]] = {"source": data.labelled.sources}
     if data.labelled.task.has_target:
@@ -303,6 +308,7 @@ class Against:
     metric: str
     resamples: int
     seed: int
+    interval: str  # of scores; that of a paired difference is always percentile
 
     @cached_property
     def score(self) -> Estimate:
@@ -330,7 +336,7 @@ class Against:
         return ProbeResult(name, self.metric, len(self.model), nothing, self.baseline, self.chance)
 
     def _estimate(self, predictions: Predictions) -> Estimate:
-        return evaluate(predictions, [self.metric], self.resamples, self.seed)[self.metric]
+        return evaluate(predictions, [self.metric], self.resamples, self.seed, interval=self.interval)[self.metric]
 
     @cached_property
     def _resampled_model(self) -> tuple[float, Floats | None]:

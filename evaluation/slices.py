@@ -43,11 +43,11 @@ from evaluation.intervals import (
 )
 from evaluation.metrics import (
     Floats,
-    Metric,
     Rows,
     Statistic,
     counts,
     divide,
+    is_folded,
     label_counts,
     mean_of_defined,
     micro_f1,
@@ -58,12 +58,16 @@ from evaluation.metrics import (
 )
 from evaluation.predictions import Predictions
 from evaluation.report import LEAST_EXAMPLES, LEAST_GROUPS, LOWER_IS_BETTER, metric_name, number
+from slantwise.task import Task
 
 MOST_VALUES = 200  # of one column: so many of its largest slices are judged
 SHOWN_SMALL = 30  # slices of one column that are too small and named all the same, the largest first
 WIDEST = 1000  # columns of a statistic; one that keeps every distinct probability cannot be kept for every slice
 CONFIDENCE, ALPHA = 0.95, 0.05
 NONE_GIVEN = "(none given)"
+MOST_NUMBERS = 12  # a column of more distinct numbers is cut into quarters
+STANDING = ("label", "source", "target", "length", "date", "published", "language")  # slices of every report
+SEEN = ("near-duplicate in training", "source in training", "target in training")
 NO_F1 = "no gold or predicted example carries the label"
 Index = npt.NDArray[np.int64]
 
@@ -125,21 +129,25 @@ class Slices:
 
 
 def seen_in_training(clean: CleanCorpus, split: Split, clusters: Index) -> LabelledExamples:
-    """The test examples of a split, with columns that say what of each the training has seen: a near-duplicate, its
-    source, its target. Validation counts as training: decisions, and some classifiers, are fitted on it."""
+    """The test examples of a split, with columns (SEEN) that say what of each the training has seen: a near-duplicate,
+    its source, its target. Validation counts as training: decisions, and some classifiers, are fitted on it."""
     rows = np.array(split.rows("test"), dtype=np.int64)
     learned = [*split.rows("train"), *split.rows("validation")]
     test, known = clean.examples(rows), clean.examples(learned)
     twins = np.repeat(np.isin(clusters[rows], clusters[learned]), clean.example_counts[rows])
-    columns: dict[str, Sequence[str | None]] = {
-        "near-duplicate in training": ["yes" if twin else "no" for twin in twins.tolist()]
-    }
+    twin_column, source_column, target_column = SEEN
+    columns: dict[str, Sequence[str | None]] = {twin_column: ["yes" if twin else "no" for twin in twins.tolist()]}
     sources = set(known.sources)
-    columns["source in training"] = [_seen(source in sources) if source else None for source in test.sources]
+    columns[source_column] = [_seen(source in sources) if source else None for source in test.sources]
     if clean.task.has_target:
         targets = set(known.targets)
-        columns["target in training"] = [_seen(target in targets) for target in test.targets]
+        columns[target_column] = [_seen(target in targets) for target in test.targets]
     return replace(test, columns={**test.columns, **columns})
+
+
+def not_known_in_training(task: Task, why: str) -> dict[str, str]:
+    """Why none of the columns of `seen_in_training` can be told."""
+    return dict.fromkeys(SEEN if task.has_target else SEEN[:2], why)
 
 
 def _seen(known: bool) -> str:
@@ -165,7 +173,24 @@ def partitions(predictions: Predictions) -> Iterator[Partition]:
     if "published" in columns:
         yield _by_value("date", periods(columns.pop("published")))
     for name, column in columns.items():
-        yield _by_value(name, column)
+        yield partition(name, column)
+
+
+def partition(column: str, given: Sequence[str | None]) -> Partition:
+    """By value; a column of many numbers by their size."""
+    numbers = _numbers(given)
+    return _by_value(column, given) if numbers is None else _by_size(column, numbers)
+
+
+def _numbers(given: Sequence[str | None]) -> Floats | None:
+    """A column of many distinct numbers, NaN where one is missing; None for a column of anything else."""
+    try:
+        number_of = {text: float(text) for text in set(given) if text is not None}
+    except ValueError:
+        return None
+    if len(number_of) <= MOST_NUMBERS or not np.isfinite(list(number_of.values())).all():
+        return None
+    return np.array([np.nan if text is None else number_of[text] for text in given])
 
 
 def _by_value(column: str, given: Sequence[str | None]) -> Partition:
@@ -187,16 +212,20 @@ def _lengths(texts: Sequence[str]) -> Floats:
     return found
 
 
-def _by_size(column: str, sizes: Floats, unit: str) -> Partition:
-    """Quarters of equal number, as far as ties allow."""
+def _by_size(column: str, sizes: Floats, unit: str = "") -> Partition:
+    """Quarters of equal number, as far as ties allow; those without a size (NaN) apart."""
     if not len(sizes):
         return Partition(column, [], np.zeros(0, dtype=np.int64))
-    edges = np.unique(np.quantile(sizes, [0.25, 0.5, 0.75], method="inverted_cdf"))
-    codes = np.searchsorted(edges, sizes)
-    filled, codes = np.unique(codes, return_inverse=True)
+    given = ~np.isnan(sizes)
+    edges = np.unique(np.quantile(sizes[given], [0.25, 0.5, 0.75], method="inverted_cdf"))
+    filled, found = np.unique(np.searchsorted(edges, sizes[given]), return_inverse=True)
+    codes = np.full(len(sizes), len(filled), dtype=np.int64)
+    codes[given] = found
     ends = [(sizes[codes == i].min(), sizes[codes == i].max()) for i in range(len(filled))]
-    names = [f"{low:,.0f} {unit}" if low == high else f"{low:,.0f} to {high:,.0f} {unit}" for low, high in ends]
-    return Partition(column, names, codes.astype(np.int64))
+    plain = [[f"{end:,.0f}" if float(end).is_integer() else f"{end:,.4g}" for end in pair] for pair in ends]
+    names = [low if low == high else f"{low} to {high}" for low, high in plain]
+    names = [f"{name} {unit}".rstrip() for name in names]
+    return Partition(column, names if given.all() else [*names, NONE_GIVEN], codes)
 
 
 def periods(published: Sequence[str | None]) -> list[str | None]:
@@ -267,7 +296,7 @@ def _additive(predictions: Predictions, metric: str) -> str:
     found = select(predictions.task, [metric])
     few = predictions.select(np.arange(min(len(predictions), 1000)))
     wide = any(statistic(few).shape[1] > WIDEST for statistic in statistics(found))
-    folded = any(isinstance(each, Metric) and each.folded for each in found.values())
+    folded = any(map(is_folded, found.values()))
     ranks = "average_precision" in metric
     return primary(predictions.task) if wide or folded or ranks else metric
 

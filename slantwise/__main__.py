@@ -10,6 +10,7 @@ from pathlib import Path
 # name -> (module, what it does)
 COMMANDS = {
     "train": ("training.run", "train a classifier on a corpus; a tracked run comes out"),
+    "sweep": ("training.sweep", "look for a classifier's best options; resumes; trains with them at the end"),
     "evaluate": ("evaluation.evaluate", "judge a model on a corpus: metrics with intervals and an HTML report"),
     "compare": ("evaluation.compare", "which of two or more models is better, by how much, and where; an HTML page"),
     "promote": ("training.promote", "a gate before a model becomes the champion of its task; and rolling back"),
@@ -17,8 +18,10 @@ COMMANDS = {
     "download": ("data.download", "fetch a public corpus from its source, with checksums; resumes"),
     "export": ("training.export", "put the heads of one or more runs into one MLflow model"),
     "score": ("slantwise.scoring", "use a model on a file of articles: one output row for each input row"),
+    "explain": ("evaluation.explain", "one article as a page: the answers, and the sentences that carry them"),
     "demo": ("training.demo", "the whole path on the bundled corpus, in about a minute"),
-    "publish": ("training.tracking", "publish a finished run directory to MLflow"),
+    "publish": ("training.tracking", "complete the MLflow run of a run directory, after an outage of the server"),
+    "lineage": ("training.lineage", "from a registered model back to its run, configuration, data and report"),
 }
 
 HELP = f"""slantwise: train, judge and ship classifiers of news articles (topic, framing, stance)

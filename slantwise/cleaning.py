@@ -137,6 +137,69 @@ def _normalise_line(line: str) -> str:
     return line.strip()
 
 
+LINE_END = re.compile("\r\n|[" + "".join(end for end in LINE_ENDS if len(end) == 1) + "\n]")
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AlignedLine:
+    """A line of a page that is not blank, as cleaning reads it, and where in the page it stands.
+
+    number  in the page, from 1
+    text    normalised
+    spans   for each character of `text` the range of the page that it stands for: a blank for a run of them, a letter
+            for it and its accents; what lies between two ranges is dropped by `normalise`
+    page    the range of the whole line in the page, its end left out
+    """
+
+    number: int
+    text: str
+    spans: tuple[Span, ...]
+    page: Span
+
+
+def aligned_lines(text: str) -> list[AlignedLine]:
+    """The lines that a `Cleaner` takes apart, each with its place in `text`: for showing a page as it was given."""
+    found, start = [], 0
+    for number, end in enumerate([*(match.span() for match in LINE_END.finditer(text)), (len(text),) * 2], start=1):
+        aligned = _aligned(text, start, end[0])
+        if aligned:
+            found.append(
+                AlignedLine(number, "".join(c for c, _ in aligned), tuple(s for _, s in aligned), (start, end[0]))
+            )
+        start = end[1]
+    return found
+
+
+def _aligned(text: str, start: int, end: int) -> list[tuple[str, Span]]:
+    """The steps of `_normalise_line` on text[start:end], character by character."""
+    held = [(" " if c in UNBROKEN_SPACES else c, (i, i + 1)) for i, c in enumerate(text[start:end], start)]
+    held = [(c, span) for c, span in held if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf")]
+    if not text.isascii():
+        held = _composed(held)
+    runs: list[tuple[str, Span]] = []
+    for c, span in held:
+        if c in " \t" and runs and runs[-1][0] == " ":
+            runs[-1] = (" ", (runs[-1][1][0], span[1]))
+        else:
+            runs.append((" " if c == "\t" else c, span))
+    filled = [i for i, (c, _) in enumerate(runs) if not c.isspace()]
+    return runs[filled[0] : filled[-1] + 1] if filled else []
+
+
+def _composed(held: list[tuple[str, Span]]) -> list[tuple[str, Span]]:
+    """NFC, cluster by cluster: a cluster ends where what follows changes nothing in it."""
+    clusters: list[tuple[str, Span]] = []
+    for c, span in held:
+        before = clusters[-1][0] if clusters else ""
+        apart = unicodedata.normalize("NFC", before) + unicodedata.normalize("NFC", c)
+        if before and (unicodedata.combining(c) or unicodedata.normalize("NFC", before + c) != apart):
+            clusters[-1] = (before + c, (clusters[-1][1][0], span[1]))
+        else:
+            clusters.append((c, span))
+    return [(c, span) for cluster, span in clusters for c in unicodedata.normalize("NFC", cluster)]
+
+
 @dataclass(frozen=True)
 class Removed:
     """A removed line, its number in the page (from 1) and why it went."""

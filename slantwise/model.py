@@ -4,7 +4,7 @@ A model is a directory:
 
     slantwise.json       format version, heads with their decisions and provenance, a sha256 of every other file
     cleaner-<hash>.json  the cleaning that a head was trained behind
-    heads/<task>/        the classifier's files, safe formats only
+    heads/<task>/        the classifier's files, safe formats only; reference.json, what its batches are compared with
     bodies/<number>/     an encoder and its tokenizer, once for all heads that share it
     requirements.txt     what scoring needs, nothing more
     README.md            the model card
@@ -31,13 +31,15 @@ from slantwise.card import model_card
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
 from slantwise.errors import ConfigurationError, ModelError
+from slantwise.monitoring import Reference
 from slantwise.task import Task
+from slantwise.trust import check_files, sha256
 
 if TYPE_CHECKING:
     from slantwise.body import Body
 
 FORMAT = 1
-MANIFEST = "slantwise.json"
+MANIFEST, REFERENCE = "slantwise.json", "reference.json"
 # The kinds of classifiers a model may hold; nothing else is ever imported for a model.
 CLASSIFIERS = {
     "linear": ("slantwise.linear", "LinearClassifier"),
@@ -67,6 +69,7 @@ class Head:
     decision: Decision
     cleaner: Cleaner
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None  # for monitoring
 
     @property
     def kind(self) -> str:
@@ -177,6 +180,8 @@ class Model:
             _write_json(draft / cleaner, head.cleaner.to_dict())
             (draft / "heads" / name).mkdir(parents=True)
             head.classifier.save(draft / "heads" / name)
+            if head.reference is not None:
+                head.reference.save(draft / "heads" / name / REFERENCE)
             heads[name] = {
                 "task": head.task.to_dict(),
                 "classifier": head.kind,
@@ -189,8 +194,10 @@ class Model:
             body.save(draft / folder)
         (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements(self)))
         (draft / "README.md").write_text(model_card(self), encoding="utf-8")
+        for path in draft.rglob("*.safetensors"):
+            path.chmod((draft / "README.md").stat().st_mode)  # the library makes them readable for their owner alone
         files = {
-            path.relative_to(draft).as_posix(): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
+            path.relative_to(draft).as_posix(): sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
         }
         _write_json(
             draft / MANIFEST,
@@ -232,51 +239,56 @@ def load(path: str | Path, device: str = "auto") -> Model:
     """
     directory = find_directory(Path(path))
     manifest = _read_json(directory / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise ModelError(
-            f"{directory / MANIFEST}: format {manifest.get('format')!r} of slantwise {manifest.get('slantwise')!r}; "
-            f"slantwise {slantwise.__version__} reads format {FORMAT}"
-        )
-    _verify(directory, manifest)
+    _check_release(directory / MANIFEST, manifest)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise ModelError(f"{directory / MANIFEST}: damaged (it lists no files)")
+    check_files(directory, MANIFEST, files)
     states = manifest["heads"] if isinstance(manifest.get("heads"), dict) else {}
     folders = dict.fromkeys(state.get("body") for state in states.values() if isinstance(state, dict))
     # outside of what is taken for damage: a missing library or GPU is none
-    bodies = {folder: _load_body(directory / folder, device) for folder in folders if folder}
+    bodies = {folder: _load_body(directory, folder, files, device) for folder in folders if folder}
     try:
-        heads = {name: _load_head(directory, name, state, bodies) for name, state in manifest["heads"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
+        heads = {name: _load_head(directory, name, state, files, bodies) for name, state in manifest["heads"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, ConfigurationError) as error:
         raise ModelError(f"{directory / MANIFEST}: damaged ({type(error).__name__}: {error})") from error
     return Model(heads)
 
 
-def _load_body(folder: Path, device: str) -> Body:
+def _check_release(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Models of all formats up to this release's can be loaded; so far there is one."""
+    found, wrote = manifest.get("format"), manifest.get("slantwise")
+    if found == FORMAT:
+        return
+    newer = isinstance(found, int) and found > FORMAT
+    mend = "update slantwise, or use the code that the exported model carries" if newer else "it is damaged"
+    here = f"slantwise {slantwise.__version__} reads format {FORMAT}"
+    raise ModelError(f"{path}: format {found!r} of slantwise {wrote!r}; {here}; {mend}")
+
+
+def _load_body(directory: Path, folder: str, files: Mapping[str, str], device: str) -> Body:
+    if f"{folder}/body.json" not in files:
+        raise ModelError(f"{directory / MANIFEST}: body {folder!r} is not among its files")
     from slantwise.body import Body  # linear models do without its libraries
 
-    return Body.load(folder, device)
+    return Body.load(directory / folder, device)
 
 
-def _load_head(directory: Path, name: str, state: Mapping[str, Any], bodies: Mapping[str, Body]) -> Head:
+def _load_head(
+    directory: Path, name: str, state: Mapping[str, Any], files: Mapping[str, str], bodies: Mapping[str, Body]
+) -> Head:
     if state["classifier"] not in CLASSIFIERS:
         raise ModelError(f"{directory}: classifier {state['classifier']!r}; expected one of {', '.join(CLASSIFIERS)}")
     module, cls = CLASSIFIERS[state["classifier"]]
     task = Task.from_dict(state["task"])
-    files = directory / "heads" / name
+    if task.name != name or state["cleaner"] not in files:
+        raise ValueError(f"head {name!r} of task {task.name} with the cleaner {state['cleaner']!r}")
+    folder = directory / "heads" / name
     loader = getattr(importlib.import_module(module), cls).load
-    classifier = loader(files, task, bodies[state["body"]]) if state.get("body") else loader(files)
+    classifier = loader(folder, task, bodies[state["body"]]) if state.get("body") else loader(folder)
     cleaner = Cleaner.from_dict(_read_json(directory / state["cleaner"]))
-    return Head(task, classifier, Decision.from_dict(state["decision"], task), cleaner, state["provenance"])
-
-
-def _verify(directory: Path, manifest: Mapping[str, Any]) -> None:
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not files:
-        raise ModelError(f"{directory / MANIFEST}: damaged (it lists no files)")
-    for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise ModelError(f"{path} is missing")
-        if _sha256(path) != expected:
-            raise ModelError(f"{path} was changed or truncated: its sha256 is not the one in {MANIFEST}")
+    reference = Reference.load(folder / REFERENCE) if f"heads/{name}/{REFERENCE}" in files else None
+    return Head(task, classifier, Decision.from_dict(state["decision"], task), cleaner, state["provenance"], reference)
 
 
 def _structs(head: Head, probabilities: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
@@ -304,15 +316,10 @@ def _cleaner_key(cleaner: Cleaner) -> str:
     return hashlib.sha256(json.dumps(cleaner.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: expected a JSON object")

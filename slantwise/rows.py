@@ -21,14 +21,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Literal, TextIO
+from typing import IO, TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slantwise.errors import ConfigurationError, CorpusError
 
-csv.field_size_limit(2**31 - 1)
+if TYPE_CHECKING:
+    from slantwise.sources import File
+
+MAX_ROW = 1 << 26  # bytes of a line, characters of a field: one that does not end must not fill the memory
+csv.field_size_limit(MAX_ROW)
 
 
 class Format(StrEnum):
@@ -77,7 +81,7 @@ ENDINGS = {
     ".parquet": Format.parquet, ".xlsx": Format.xlsx, ".sgm": Format.sgml, ".sgml": Format.sgml, ".xml": Format.sgml,
     ".html": Format.text, ".htm": Format.text,
 }  # fmt: skip
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open,
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open,
               ".zst": lambda path: pa.input_stream(path, compression="zstd")}  # fmt: skip
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 BINARY = (Format.parquet, Format.xlsx)  # these compress by themselves
@@ -113,6 +117,10 @@ class BadRow:
         where = f"{self.file}: line {self.line}" + (f", field {self.field!r}" if self.field else "")
         shown = "" if self.value is None else f" (value {_shorten(self.value)})"
         return f"{where}: {self.reason}{shown}"
+
+
+class UndecodableRow(BadRow):
+    """A row that holds what no text can: bytes that its encoding does not have, or half of a surrogate pair."""
 
 
 def read_rows(layout: Layout, root: Path, readers: Mapping[Format, Reader] | None = None) -> Iterator[Row | BadRow]:
@@ -257,21 +265,24 @@ def guess_format(path: Path) -> Format:
     return ENDINGS[ending]
 
 
-def plain_ending(path: Path) -> str:
+def plain_ending(path: Path | File) -> str:
     """The ending in lower case, without that of a compression: .jsonl of a.JSONL.gz."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
 
 
-def open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path | File) -> IO[bytes]:
     """The file's bytes, decompressed where its ending says so."""
-    return COMPRESSED.get(path.suffix.lower(), io.FileIO)(str(path))  # type: ignore[operator]
+    stored = str(path) if isinstance(path, Path) else path.open()
+    if path.suffix.lower() in COMPRESSED:
+        return cast("IO[bytes]", COMPRESSED[path.suffix.lower()](stored))
+    return io.FileIO(stored) if isinstance(stored, str) else stored
 
 
-def open_text(path: Path, encoding: str, errors: str = "surrogateescape", newline: str | None = None) -> TextIO:
+def open_text(path: Path | File, encoding: str, errors: str = "surrogateescape", newline: str | None = None) -> TextIO:
     return io.TextIOWrapper(io.BufferedReader(open_binary(path)), encoding, errors, newline)  # type: ignore[type-var]
 
 
-def read_text(path: Path, encoding: str) -> str:
+def read_text(path: Path | File, encoding: str) -> str:
     with open_text(path, encoding) as file:
         return file.read()
 
@@ -281,7 +292,7 @@ def _shorten(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def encoding_of(path: Path, layout: Layout) -> str:
+def encoding_of(path: Path | File, layout: Layout) -> str:
     """What the file's byte-order mark says; without one `encoding`, or `fallback_encoding` where there is one and the
     file is not valid in the first."""
     with open_binary(path) as start:
@@ -302,6 +313,8 @@ def encoding_of(path: Path, layout: Layout) -> str:
 
 def invalid_bytes(text: str) -> str | None:
     """The bytes of `text` that the file's encoding could not decode, as 0x.., or None."""
+    if text.isascii():
+        return None
     bad = [f"0x{ord(c) - 0xDC00:02X}" for c in NOT_DECODED.findall(text)]
     return ", ".join(bad[:5]) if bad else None
 
@@ -313,7 +326,7 @@ def _printable(text: str) -> str:
 def not_decodable(file: str, line: int, field: str | None, text: str, encoding: str) -> BadRow | None:
     if bad := invalid_bytes(text):
         reason = f"not valid {encoding.removesuffix('-sig').upper()}: byte {bad}"
-        return BadRow(file, line, field, _printable(text), reason)
+        return UndecodableRow(file, line, field, _printable(text), reason)
     return None
 
 
@@ -366,10 +379,20 @@ def _json_of(file: str, number: int, text: str, encoding: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         reason = f"not valid Unicode: half of a surrogate pair, {error.object[error.start]!a}"
-        return BadRow(file, number, None, text.strip(), reason)
+        return UndecodableRow(file, number, None, text.strip(), reason)
     except (ValueError, RecursionError) as error:  # besides JSONDecodeError: a number of too many digits
         return BadRow(file, number, None, text.strip(), f"not valid JSON: {error}")
     return value
+
+
+def json_row(file: str, number: int, line: bytes) -> Row | BadRow:
+    """The row that a line of JSONL in UTF-8 stands for."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        text = line.decode("utf-8", "surrogateescape")  # _json_of says which bytes
+    values = _json_of(file, number, text, "utf-8")
+    return values if isinstance(values, BadRow) else _object(file, number, values)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -485,7 +508,7 @@ def _parquet_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
             for values in _values_of(batch):
                 number += 1
                 if isinstance(values, UnicodeDecodeError):
-                    yield BadRow(str(path), number, None, None, f"not valid UTF-8: {values}")
+                    yield UndecodableRow(str(path), number, None, None, f"not valid UTF-8: {values}")
                 elif isinstance(values, ValueError | OverflowError):
                     yield BadRow(str(path), number, None, None, f"not readable: {values}")
                 else:
@@ -539,7 +562,7 @@ def _text_rows(path: Path, layout: Layout) -> Iterator[Row | BadRow]:
     yield not_decodable(str(path), 1, "text", text, encoding) or Row(str(path), 1, values)
 
 
-Reader = Callable[[Path, Layout], Iterator[Row | BadRow]]
+Reader = Callable[[Any, Layout], Iterator[Row | BadRow]]  # of a Path or a slantwise.sources.File
 READERS: dict[Format, Reader] = {
     Format.jsonl: _jsonl_rows,
     Format.json: _json_rows,

@@ -1,46 +1,58 @@
-"""`slantwise score`: a model and a file of articles in; one score row for each input row out, in input order.
+"""`slantwise score`: a model and articles in; one score row for each input row out, in input order, exactly once.
 
-Rows are read, scored and written in chunks, so memory is bounded for any input. A row that cannot be scored keeps its
-place with an `error` and null predictions, and goes to <output>.quarantine.jsonl with file, line, field and reason.
+The input is read in chunks (slantwise.segments), chunks are scored by processes or a thread while further ones are
+read and finished ones written, and every so many rows a part is put on the disk and into the manifest
+(slantwise.parts, slantwise.manifest). A job that ended early goes on behind its last part and ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
-from slantwise.article import Article
-from slantwise.errors import CorpusError, ScoringError
-from slantwise.model import Model, load
-from slantwise.rows import BadRow, Format, Layout, Row, read_rows
+from slantwise import __version__, spark, workers
+from slantwise.errors import ConfigurationError, ScoringError
+from slantwise.inputs import MAX_CHARACTERS, Columns, InputOptions
+from slantwise.manifest import NAME as JOURNAL
+from slantwise.manifest import Job, Manifest, PartRecord, lock, open_manifest, sha256_of, write_durably
+from slantwise.model import MANIFEST, Model, code_checksum, find_directory, load
+from slantwise.monitoring import drift_of, in_words
+from slantwise.parts import OutputFormat, Part, join
+from slantwise.rows import Format, Layout, Row
+from slantwise.segments import BYTES, ROWS, Chunk, Position, chunk_rows, chunks, no_column, read_segments
+from slantwise.sources import File, find_files, fingerprint, without_secrets
+from slantwise.spark import SparkSettings
+from slantwise.summary import add, rejected
 from slantwise.task import Task
+from slantwise.workers import Scored, Work, score_chunk
 
-CHUNK = 512  # articles: large enough for the vectoriser, small enough that a chunk of long articles stays small
+SUMMARY = "_summary.json"
+PART_ROWS, ENCODER_PART_ROWS = 50_000, 2_000  # a minute's work or so, which is what an interruption may cost
+JUDGED_AFTER = 1_000  # rows; before that many the share of rejected ones says little
 PEEKED = 100  # rows
-OUTPUTS = (".jsonl", ".parquet", ".csv")
+ENDINGS = {f".{form}": form for form in OutputFormat}
 
 
-@dataclass
-class ScoreColumns:
-    """Which column of the input holds what."""
-
-    id: str | None = "id"  # null: ids are made from the row's number
-    text: str = "text"
-    title: str | None = "title"
-    source: str | None = "source"
-    targets: str | None = "targets"  # a list of names, or of {target: name}; in CSV separated by target_separator
+class Engine(StrEnum):
+    local = "local"
+    spark = "spark"
 
 
 @dataclass
 class ScoreConfig:
-    """`slantwise score`."""
+    """`slantwise score`; configs/score.yaml says what each key does."""
 
     model: str = "???"
     input: str = "???"
@@ -48,16 +60,50 @@ class ScoreConfig:
     format: Format = Format.auto
     encoding: str = "utf-8"
     separator: str | None = None
-    columns: ScoreColumns = field(default_factory=ScoreColumns)
-    targets: list[str] = field(default_factory=list)  # the targets of articles that name none themselves
+    columns: Columns = field(default_factory=Columns)
+    targets: list[str] = field(default_factory=list)
     target_separator: str = "|"
-    device: str = "auto"  # where encoders run
+    max_characters: int = MAX_CHARACTERS
+    output_format: OutputFormat = OutputFormat.parquet
+    part_rows: int | None = None
+    max_rejected: float = 0.5
+    workers: int | None = None
+    device: str = "auto"
+    engine: Engine = Engine.local
+    spark: SparkSettings = field(default_factory=SparkSettings)
+
+    def __post_init__(self) -> None:
+        self.format, self.output_format = Format(self.format), OutputFormat(self.output_format)
+        problems = [
+            f"{name}={getattr(self, name)}; expected 1 or more"
+            for name in ("part_rows", "workers", "max_characters")
+            if getattr(self, name) is not None and getattr(self, name) < 1
+        ]
+        if not 0 <= self.max_rejected <= 1:
+            problems.append(f"max_rejected={self.max_rejected}; expected a share from 0 to 1")
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.input, self.format, self.encoding, None, self.separator)
+
+    @property
+    def input_options(self) -> InputOptions:
+        return InputOptions(self.columns, tuple(self.targets), self.target_separator, self.max_characters)
 
 
-@dataclass
-class Counts:
-    rows: int = 0
-    rejected: int = 0
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: rows of the whole input, those of this session, and the share of the input read, 0 to 1."""
+
+    rows: int
+    session_rows: int
+    rejected: int
+    share: float
+
+
+Report = Callable[[Progress], None]
 
 
 def main() -> None:
@@ -70,267 +116,332 @@ def main() -> None:
 
 
 def _job(config: Any) -> None:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from slantwise.command import to_object
     from slantwise.locate import locate_model
 
     chosen = to_object(config, ScoreConfig)
-    output = Path(chosen.output)
-    check_output(output)
-    layout = Layout(chosen.input, chosen.format, chosen.encoding, None, chosen.separator)
-    rows = peek(read_rows(layout, Path()), chosen.columns)
-    model = load(locate_model(chosen.model), chosen.device)
+    if chosen.engine is Engine.spark:
+        spark.run(chosen)
+        return
+    check_output(Path(chosen.output))
+    with _bar() as report:
+        try:
+            summary = score(chosen, lambda: locate_model(chosen.model), report)
+        except BrokenProcessPool:
+            raise SystemExit(
+                "error: a worker process was ended from outside, as the kernel does where memory runs out; what is "
+                "done is kept: run the same command again, with fewer workers (workers=1)"
+            ) from None
+    print(f"{chosen.output}: {summary['rows']:,} rows, {rejected(summary):,} of them rejected")
+    if rejected(summary):
+        print("  " + ", ".join(f"{code} {n:,}" for code, n in summary["rejected"].items()))
+    for line in in_words(summary["drift"]):
+        print(f"  {line}")
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """A line on the terminal: articles, articles a second, time left, rejected rows."""
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
     columns = (
-        SpinnerColumn(), TextColumn("{task.completed:,} articles"), BarColumn(), TextColumn("{task.fields[rate]}"),
+        SpinnerColumn(), TextColumn("{task.fields[rows]} articles"), BarColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns) as bar:
-        job = bar.add_task("score", total=None, rate="")
+    with Bar(*columns) as bar:
+        job = bar.add_task("score", total=None, rows="0", rate="")
+        began: list[float] = []
 
-        def report(counts: Counts) -> None:
+        def report(progress: Progress) -> None:
             elapsed = bar.tasks[0].elapsed or 1e-9
-            rate = f"{counts.rows / elapsed:,.0f} articles/s, {counts.rejected:,} rejected"
-            bar.update(job, completed=counts.rows, rate=rate)
+            began.append(progress.share) if not began else None
+            done = progress.share - began[0]
+            left = f", {_time(elapsed * (1 - progress.share) / done)} left" if done > 0.001 else ""
+            rate = f"{progress.session_rows / elapsed:,.0f} articles/s{left}, {progress.rejected:,} rejected"
+            bar.update(job, total=1, completed=progress.share, rows=f"{progress.rows:,}", rate=rate)
 
-        counts = score(model, rows, output, chosen, report)
-    print(f"{output}: {counts.rows:,} rows, {counts.rejected:,} of them rejected")
-    if counts.rejected:
-        print(f"rejected rows: {quarantine_path(output)}")
+        yield report
+
+
+def _time(seconds: float) -> str:
+    minutes, hours = int(seconds / 60), int(seconds / 3600)
+    return f"{hours} h {minutes % 60:02d} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def check_output(output: Path) -> None:
-    """Raises ScoringError where the output or its quarantine exists or its ending is unknown."""
-    if output.suffix not in OUTPUTS:
-        raise ScoringError(f"output={output}: expected a name that ends in {', '.join(OUTPUTS)}")
-    for path in (output, quarantine_path(output)):
-        if path.exists():
-            raise ScoringError(f"output={output}: {path} exists; remove it or choose another name")
-    if output.parent.exists() and not output.parent.is_dir():
-        raise ScoringError(f"output={output}: {output.parent} is not a folder")
+    """Raises ScoringError where the output cannot be: a name that says no format, or something that is in the way."""
+    if str(output).partition("/")[0].endswith(":"):  # s3://…, which a Path has made s3:/…
+        raise ScoringError(f"output={output}: expected a folder of this machine; engine=spark writes to remote storage")
+    if output.suffix and output.suffix not in ENDINGS and not output.is_dir():
+        raise ScoringError(
+            f"output={output}: expected a folder, or a file whose name ends in .jsonl, .parquet or .csv"
+        )  # fmt: skip
+    if output.is_file() and output.suffix not in ENDINGS:
+        raise ScoringError(f"output={output} is a file; expected a folder")
+    for parent in output.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ScoringError(f"output={output}: {parent} is not a folder")
+
+
+def parts_folder(output: Path) -> Path:
+    """Where the parts of an output that is one file are until it is whole."""
+    return output.with_name(output.name + ".parts")
 
 
 def quarantine_path(output: Path) -> Path:
+    """The list of rejected rows of an output that is one file."""
     return output.with_name(output.name + ".quarantine.jsonl")
 
 
-def peek(rows: Iterator[Row | BadRow], columns: ScoreColumns) -> Iterator[Row | BadRow]:
-    """The same rows, after a look at the first: an input without the text column is an error, not rejected rows.
-
-    A JSONL file has no header; the column is missing only where none of its first PEEKED rows has it.
-    """
-    try:
-        first = list(islice(rows, PEEKED))
-    except CorpusError as error:
-        raise ScoringError(str(error)) from error
-    if not first:
-        raise ScoringError("the input holds no rows")
-    readable = [row for row in first if isinstance(row, Row)]
-    if readable and not any(columns.text in row.values for row in readable):
-        names = dict.fromkeys(name for row in readable for name in row.values)
-        raise ScoringError(
-            f"{readable[0].file} has no column {columns.text!r}; it has {', '.join(map(repr, names)) or 'none'}; "
-            "name it with columns.text=…"
-        )
-    return chain(first, rows)
+def summary_path(output: Path) -> Path:
+    """The summary of an output that is one file."""
+    return output.with_name(output.name + ".summary.json")
 
 
 def score(
-    model: Model, rows: Iterable[Row | BadRow], output: Path, config: ScoreConfig, report: Any = lambda counts: None
-) -> Counts:
-    """Score all rows into `output`, which appears only when it is whole; `report` is called after each chunk.
+    config: ScoreConfig, model: Model | Callable[[], Path], report: Report = lambda progress: None
+) -> dict[str, Any]:
+    """Score the whole input, or what an earlier call of the same job left of it; the summary of all its rows.
 
-    Rejected rows are listed in `quarantine_path(output)`. Raises ScoringError where the output cannot be written.
+    `model` is one in memory, or finds the directory of one. Raises ScoringError, CorpusError or ModelError.
     """
-    partial, counts = output.with_name(output.name + ".partial"), Counts()
-    quarantined = quarantine_path(output).with_suffix(".partial")
+    output = Path(config.output)
+    if output.suffix not in ENDINGS:
+        return score_into(output, config.output_format, config, model, report)
+    folder = parts_folder(output)
+    for path in (output, quarantine_path(output), summary_path(output)):
+        if path.exists() and not folder.exists():
+            raise ScoringError(f"output={output}: {path} exists; remove it or choose another name")
+    form = ENDINGS[output.suffix]
+    shutil.rmtree(_finished(folder), ignore_errors=True)
+
+    def finish(manifest: Manifest, tasks: Sequence[Task]) -> None:
+        _join(manifest, output, form, tasks)
+        folder.rename(_finished(folder))  # at once: half a folder could not be gone on with
+        shutil.rmtree(_finished(folder))
+
+    return score_into(folder, form, config, model, report, finish)
+
+
+def _finished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.finished")
+
+
+def _join(manifest: Manifest, output: Path, form: OutputFormat, tasks: Sequence[Task]) -> None:
+    folder, names = manifest.path.parent, [name for part in manifest.parts for name in part.files]
+    if quarantined := [name for name in names if "/" in name]:
+        join(folder, quarantined, quarantine_path(output), OutputFormat.jsonl, tasks)
+    shutil.copyfile(folder / SUMMARY, summary_path(output))
+    join(folder, [name for name in names if "/" not in name], output, form, tasks)
+
+
+def score_into(
+    folder: Path,
+    form: OutputFormat,
+    config: ScoreConfig,
+    model: Model | Callable[[], Path],
+    report: Report,
+    finish: Callable[[Manifest, Sequence[Task]], None] = lambda manifest, tasks: None,
+) -> dict[str, Any]:
+    """`score` with a folder of parts as its output; `finish` is called before the folder is let go."""
+    with ExitStack() as held:
+        exists = folder.is_dir()
+        if exists:  # one that has to be made is locked below: what cannot be scored leaves none behind
+            held.enter_context(lock(folder))
+        files = find_files(config.layout)
+        directory = None if isinstance(model, Model) else find_directory(model())
+        loaded = model if isinstance(model, Model) else load(_checked(directory), config.device)
+        part_rows = config.part_rows or (ENCODER_PART_ROWS if _is_encoder(loaded) else PART_ROWS)
+        job = Job(_model_entry(loaded, directory), fingerprint(files), _options(config, form, part_rows), _code())
+
+        def read(start: Position, first: int) -> Iterator[Chunk]:
+            segments = read_segments(files, config.layout, config.input_options, start, chunk_rows(part_rows))
+            return chunks(segments, first, part_rows)
+
+        found = None if (folder / JOURNAL).exists() else peek(read(Position(), 1), config.columns)
+        with _disk(folder):
+            if not exists:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock(folder))
+            manifest = open_manifest(folder, job)
+        session = Session(folder, manifest, form, loaded.tasks, config.max_rejected, files, report)
+        if not manifest.complete:
+            if found is None or manifest.parts:  # another process may have begun it meanwhile
+                found = read(manifest.position, manifest.rows + 1)
+            _run(session, found, loaded, directory, Work(config.input_options, form), config)
+        with _disk(folder):
+            summary = session.complete(loaded)
+            finish(manifest, loaded.tasks)
+        return summary
+
+
+def _checked(directory: Path | None) -> Path:
+    assert directory is not None
+    return directory
+
+
+def _is_encoder(model: Model) -> bool:
+    return any(head.body is not None for head in model.heads.values())
+
+
+def _model_entry(model: Model, directory: Path | None) -> dict[str, Any]:
+    """What says that a model is the same one: the checksum of its manifest, which holds those of all its files."""
+    if directory is None:
+        return {"tasks": [task.to_dict() for task in model.tasks]}
+    return {"sha256": sha256_of(directory / MANIFEST), "tasks": [task.name for task in model.tasks]}
+
+
+def _options(config: ScoreConfig, form: OutputFormat, part_rows: int) -> dict[str, Any]:
+    """All that shapes the output besides model and input; not `workers` and `max_rejected`, which may change."""
+    names = ("encoding", "separator", "targets", "target_separator", "max_characters", "device")
+    return {
+        "input": without_secrets(config.input),
+        "format": str(config.format),
+        **{name: getattr(config, name) for name in names},
+        "columns": asdict(config.columns),
+        "output_format": str(form),
+        "part_rows": part_rows,
+        "chunk": [ROWS, BYTES],
+    }
+
+
+def _code() -> str:
+    return f"{__version__} {code_checksum()[:16]}"
+
+
+def peek(found: Iterator[Chunk], columns: Columns) -> Iterator[Chunk]:
+    """The same chunks, after a look at the first rows: an input without the text column is an error, not rejected rows.
+
+    A JSONL file has no header; the column is missing only where none of its first PEEKED rows has it.
+    """
+    first = next(found, None)
+    if first is None:
+        raise ScoringError("the input holds no rows")
+    readable = [row for row in islice(first.rows(), PEEKED) if isinstance(row, Row)]
+    roots = {columns.text, columns.text.split(".")[0]}
+    if readable and not any(roots & row.values.keys() for row in readable):
+        names = dict.fromkeys(name for row in readable for name in row.values)
+        raise ScoringError(no_column(readable[0].file, columns.text, names))
+    return chain([first], found)
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """What is not written is told as the user's to mend: a full disk, a missing permission."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _open_writer(partial, output.suffix, model.tasks) as writer,
-            quarantined.open("w", encoding="utf-8") as bad,
-        ):
-            iterator = iter(rows)
-            while chunk := list(islice(iterator, CHUNK)):
-                writer.write(_score_chunk(model, chunk, config, counts, bad))
-                report(counts)
-        partial.rename(output)
-        if counts.rejected:
-            quarantined.rename(quarantine_path(output))
+        yield
     except OSError as error:
-        raise ScoringError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-        quarantined.unlink(missing_ok=True)
-    return counts
+        raise ScoringError(
+            f"{folder} cannot be written: {error.strerror or error}; finished parts are kept: mend it and run the same "
+            "command again"
+        ) from error
 
 
-def _score_chunk(
-    model: Model, chunk: Sequence[Row | BadRow], config: ScoreConfig, counts: Counts, quarantine: TextIO
-) -> list[dict[str, Any]]:
-    articles, targets, results = [], [], []
-    for row in chunk:
-        counts.rows += 1
-        bad = row if isinstance(row, BadRow) else None
-        id_: str | None = None  # a row that cannot be read has none
-        if isinstance(row, Row):
-            id_ = _id(row, config, str(counts.rows))
-            try:
-                own = _targets(row, config)
-                article = _article(row, id_, config)
-            except _Rejected as error:
-                bad = BadRow(row.file, row.line, error.field, _shown(error.value), str(error))
-            else:
-                articles.append(article)
-                targets.append(own)
-        if bad is not None:
-            counts.rejected += 1
-            quarantine.write(
-                json.dumps({"row": counts.rows, "id": id_} | vars(bad), ensure_ascii=False, default=str) + "\n"
+def _run(
+    session: Session, found: Iterator[Chunk], model: Model, directory: Path | None, work: Work, config: ScoreConfig
+) -> None:
+    """Score the chunks: by processes, or by one thread where there is little to do or the model uses threads itself."""
+    first = list(islice(found, 2))
+    count = config.workers or workers.cpu_count()
+    if _is_encoder(model):
+        if config.workers is not None and config.workers > 1:
+            raise ConfigurationError(
+                f"workers={config.workers}: an encoder is scored in one process; OMP_NUM_THREADS sets its threads"
             )
-        results.append((id_, None if bad is None else bad.reason))
-    scored = iter(model.predict(articles, targets))
-    empty = {task.name: None for task in model.tasks}
-    return [{"id": id_, "error": error, **(empty if error else _without_id(next(scored)))} for id_, error in results]
+        count = 1
+    single = count == 1 or len(first) < 2 or directory is None
+    executor: Executor
+    if single:
+        executor = ThreadPoolExecutor(1, "score", workers.begin_thread, (model, work))
+    else:
+        executor = workers.processes(count, _checked(directory), work)
+    try:
+        # one thread for the products of a linear model, as in a worker process: the same bytes
+        with nullcontext() if _is_encoder(model) else threadpool_limits(1):
+            session.run(executor, chain(first, found), 1 if single else count)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _without_id(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "id"}
+class Session:
+    """One process's turn at a job: chunks go out to be scored, their rows come back in order and into parts."""
 
+    def __init__(
+        self, folder: Path, manifest: Manifest, form: OutputFormat, tasks: Sequence[Task], max_rejected: float,
+        files: Sequence[File], report: Report,
+    ) -> None:  # fmt: skip
+        self.folder, self.manifest, self.form, self.tasks = folder, manifest, form, tasks
+        self.max_rejected, self.files, self.report = max_rejected, files, report
+        self.summary: dict[str, Any] = {}
+        for record in manifest.parts:
+            self.summary = add(self.summary, record.counts)
+        self.began = self.rows = manifest.rows
+        self.before = [0, *accumulate(file.size for file in files)]  # bytes of the files before each
+        self.part: Part | None = None
+        self.of_part: dict[str, Any] = {}
 
-class _Rejected(Exception):
-    def __init__(self, field: str, value: Any, reason: str) -> None:
-        super().__init__(reason)
-        self.field, self.value = field, value
+    def run(self, executor: Executor, found: Iterable[Chunk], count: int) -> None:
+        """Two chunks wait for each of the `count` workers, so that reading and writing overlap with scoring."""
+        pending: deque[tuple[Chunk, float, Future[Scored]]] = deque()
+        try:
+            for chunk in found:
+                pending.append((chunk, self._share(chunk), executor.submit(score_chunk, chunk)))
+                if len(pending) > 2 * count:
+                    self._take(*pending.popleft())
+            while pending:
+                self._take(*pending.popleft())
+        finally:
+            if self.part is not None:
+                self.part.discard()
 
+    def _share(self, chunk: Chunk) -> float:
+        """The share of the input that is read with the chunk."""
+        file = self.files[chunk.end.file]
+        return (self.before[chunk.end.file] + file.size * file.share_read()) / (self.before[-1] or 1)
 
-def _shown(value: Any) -> str | None:
-    return None if value is None else repr(value)[:200]
+    def _take(self, chunk: Chunk, share: float, future: Future[Scored]) -> None:
+        scored = future.result()
+        with _disk(self.folder):
+            if self.part is None:
+                self.part = Part(self.folder, len(self.manifest.parts), self.form, self.tasks)
+            self.part.write(scored.encoded, scored.quarantined)
+            self.of_part = add(self.of_part, scored.summary)
+            self.rows += chunk.count
+            self._judge(add(self.summary, self.of_part))
+            if chunk.ends_part:
+                self._end_part(chunk)
+        total = add(self.summary, self.of_part)
+        self.report(Progress(self.rows, self.rows - self.began, rejected(total), share))
 
+    def _end_part(self, chunk: Chunk) -> None:
+        assert self.part is not None
+        number, first = len(self.manifest.parts), self.manifest.rows + 1
+        files = self.part.publish()
+        self.manifest.add(PartRecord(number, first, self.rows, files, self.of_part, chunk.end))
+        self.summary, self.of_part, self.part = add(self.summary, self.of_part), {}, None
 
-def _id(row: Row, config: ScoreConfig, number: str) -> str:
-    for column in (config.columns.id, "path"):
-        value = row.values.get(column) if column else None
-        if value is not None and str(value).strip():
-            return str(value)
-    return number
+    def _judge(self, total: Mapping[str, Any]) -> None:
+        """Raises ScoringError where too large a share of the rows so far was rejected."""
+        share = rejected(total) / self.rows
+        if self.rows < JUDGED_AFTER or share <= self.max_rejected:
+            return
+        codes = ", ".join(f"{code} {n:,}" for code, n in total["rejected"].items())
+        raise ScoringError(
+            f"{rejected(total):,} of the first {self.rows:,} rows were rejected ({codes}), more than "
+            f"max_rejected={self.max_rejected:g} of them; is the right column named (columns.text=…)? To go on all the "
+            "same, raise max_rejected"
+        )
 
-
-def _article(row: Row, id_: str, config: ScoreConfig) -> Article:
-    columns = config.columns
-    text = row.values.get(columns.text)
-    if not isinstance(text, str):
-        raise _Rejected(columns.text, text, "the text is missing" if text is None else "the text is no text")
-    if not text.strip():
-        raise _Rejected(columns.text, text, "the text is empty")
-
-    def optional(column: str | None) -> str | None:
-        value = row.values.get(column) if column else None
-        return value.strip() if isinstance(value, str) and value.strip() else None
-
-    return Article(id=id_, text=text, title=optional(columns.title), source=optional(columns.source))
-
-
-def _targets(row: Row, config: ScoreConfig) -> list[str]:
-    column = config.columns.targets
-    value = row.values.get(column) if column else None
-    if value is None and column == "targets" and isinstance(row.values.get("stances"), list):
-        value = row.values["stances"]  # a canonical article row names its targets with its labels
-    if value is None or value == "":
-        return list(config.targets)
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(config.target_separator) if part.strip()]
-    if not isinstance(value, list):
-        raise _Rejected(column or "targets", value, "targets is no list")
-    names = [entry.get("target") if isinstance(entry, Mapping) else entry for entry in value]
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise _Rejected(column or "targets", value, "targets holds something that is no name")
-    return [str(name) for name in names]
-
-
-def scores_schema(tasks: Sequence[Task]) -> pa.Schema:
-    """The Arrow schema of the scores of a model with these tasks."""
-    fields = [pa.field("id", pa.string()), pa.field("error", pa.string())]
-    for task in tasks:
-        probabilities = pa.struct([(label, pa.float32()) for label in task.labels])
-        if task.kind == "multilabel":
-            kind = pa.struct([("labels", pa.list_(pa.string())), ("probabilities", probabilities)])
-        else:
-            parts = [("label", pa.string()), ("confidence", pa.float32()), ("probabilities", probabilities)]
-            kind = pa.struct(parts) if not task.has_target else pa.list_(pa.struct([("target", pa.string()), *parts]))
-        fields.append(pa.field(task.name, kind))
-    return pa.schema(fields)
-
-
-class Writer(Protocol):
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
-    def __enter__(self) -> Writer: ...
-    def __exit__(self, *error: object) -> None: ...
-
-
-def _open_writer(path: Path, ending: str, tasks: Sequence[Task]) -> Writer:
-    writers: dict[str, Callable[[Path, Sequence[Task]], Writer]]
-    writers = {".jsonl": _JsonlWriter, ".csv": _CsvWriter, ".parquet": _ParquetWriter}
-    return writers[ending](path, tasks)
-
-
-class _JsonlWriter:
-    def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
-        self.file = path.open("w", encoding="utf-8")
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.file.writelines(json.dumps(_rounded(row), ensure_ascii=False) + "\n" for row in rows)
-
-    def __enter__(self) -> _JsonlWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-
-class _CsvWriter(_JsonlWriter):
-    """One column for each task; nested values as JSON, since a cell holds but text."""
-
-    def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
-        import csv
-
-        self.file = path.open("w", encoding="utf-8", newline="")
-        self.csv = csv.DictWriter(self.file, ["id", "error", *(task.name for task in tasks)])
-        self.csv.writeheader()
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            plain = {
-                k: v if v is None or isinstance(v, str) else json.dumps(_rounded(v), ensure_ascii=False)
-                for k, v in row.items()
-            }
-            self.csv.writerow(plain)
-
-
-class _ParquetWriter:
-    def __init__(self, path: Path, tasks: Sequence[Task]) -> None:
-        self.schema = scores_schema(tasks)
-        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.writer.write_table(pa.Table.from_pylist(list(rows), schema=self.schema))
-
-    def __enter__(self) -> _ParquetWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.writer.close()
-
-
-def _rounded(value: Any) -> Any:
-    """Probabilities with six decimals: all that a float32 holds."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return value
+    def complete(self, model: Model) -> dict[str, Any]:
+        """Write the summary, with how far it is from the model's test split, and close the manifest."""
+        references = {name: head.reference for name, head in model.heads.items()}
+        summary = {**self.summary, "drift": drift_of(references, self.summary)}
+        if not self.manifest.complete:
+            content = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+            write_durably(self.folder / SUMMARY, content.encode("utf-8"))
+            self.manifest.finish(summary)
+        return summary
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +129,31 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow writes the store that a test chose into the environment, from where the next test's processes take it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server of the test session's own: tracking_servers.Postgres."""
+    import tempfile
+
+    from tracking_servers import Postgres, find_postgres
+
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: no initdb on PATH or below /usr/lib/postgresql")
+    with tempfile.TemporaryDirectory(prefix="slantwise-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder), programs)
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def tracking_server(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """`mlflow server` on that PostgreSQL: tracking_servers.TrackingServer."""
+    from tracking_servers import TrackingServer
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    server = TrackingServer(postgres.create("mlflow"), folder / "artifacts")
+    yield server
+    server.kill()

@@ -20,12 +20,17 @@ from training.linear import LinearConfig
 
 @dataclass
 class TrackingConfig:
-    """Where finished runs are published."""
+    """The MLflow store or server that runs are told to."""
 
     enabled: bool = True
     uri: str = "sqlite:///mlruns/mlflow.db"
     artifacts: str | None = "mlruns/artifacts"  # where a new experiment of a database store keeps its files
     experiment: str = "slantwise"
+    timeout: float = 10.0  # seconds that a server may take to answer; training never waits for it
+
+    def __post_init__(self) -> None:
+        if not self.timeout >= 1:
+            raise ConfigurationError(f"tracking.timeout={self.timeout}; expected 1 second or more")
 
 
 @dataclass

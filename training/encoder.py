@@ -39,8 +39,9 @@ from slantwise.linear import UNSEEN
 from slantwise.network import TorchRuntime, WindowEncoder, choose_device, quiet
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Encoded, cut_facts
-from training.cache import VectorCache, key_of
+from training.cache import StepCache, VectorCache, key_of
 from training.encoder_config import EncoderConfig, EncoderOptions
+from training.encoding import encode
 from training.fitting import Fitted, Floats, Part, Workspace, score
 from training.pretrained import load_encoder, takes_segments
 
@@ -68,8 +69,8 @@ def fit_all(parts: Sequence[Part], config: EncoderConfig, workspace: Workspace) 
                 normalise=True, provenance=loaded.provenance)  # fmt: skip
     own = {f.name: getattr(body, f.name) for f in fields(Body)}
     reader = CachedBody(**own, cache=_cache(config, workspace.progress), space=loaded.checksum)
-    train = _embed(reader, {part.task.name: part.train for part in parts}, "train", workspace.progress)
-    validation = _embed(reader, {part.task.name: part.validation for part in parts}, "validation", workspace.progress)
+    train = _shared(reader, parts, "train", workspace)
+    validation = _shared(reader, parts, "validation", workspace)
     facts = {
         **loaded.provenance,
         **cut_facts(train.encoded),
@@ -169,10 +170,10 @@ class CachedBody(Body):
         missing = np.array(sorted(window for key, window in first.items() if key not in vectors), np.int64)
         self.tally.known += len(vectors)
         self.tally.computed += len(missing)
-        vectors |= self._computed(encoded, keys, missing, report)
+        vectors |= self._computed_anew(encoded, keys, missing, report)
         return self.pool(np.stack([vectors[key] for key in keys]), encoded.starts)
 
-    def _computed(
+    def _computed_anew(
         self, encoded: Encoded, keys: Sequence[bytes], missing: npt.NDArray[np.int64], report: Callable[[int], None]
     ) -> dict[bytes, Floats]:
         done: dict[bytes, Floats] = {}
@@ -207,12 +208,28 @@ class _Embedded:
     vectors: Mapping[str, Floats]
 
 
-def _embed(body: CachedBody, splits: Mapping[str, LabelledExamples], name: str, progress: Progress) -> _Embedded:
+def _shared(body: CachedBody, parts: Sequence[Part], name: str, workspace: Workspace) -> _Embedded:
+    """One split of all parts, embedded; for fits that share it, once."""
+    splits = {part.task.name: getattr(part, name) for part in parts}
+    keys = [part.key for part in parts]
+    cache = None if None in keys else workspace.cache
+    if cache is None:
+        return _embed(body, splits, name, workspace.progress, None)
+    return cache.memory.get(
+        ("embedded", name, body.space, body.windowing, body.pooling, *keys),
+        lambda: _embed(body, splits, name, workspace.progress, cache),
+        lambda made: made.encoded.ids.nbytes + sum(vectors.nbytes for vectors in made.vectors.values()),
+    )
+
+
+def _embed(
+    body: CachedBody, splits: Mapping[str, LabelledExamples], name: str, progress: Progress, cache: StepCache | None
+) -> _Embedded:
     """Raises ConfigurationError where the encoder gives something other than numbers."""
     place: dict[Example, int] = {}
     rows = {task: [place.setdefault(e, len(place)) for e in part.examples] for task, part in splits.items()}
     examples = list(place)
-    encoded = body.encode(examples)
+    encoded = encode(body, examples, cache)
     started, n, before = time.perf_counter(), len(encoded.second), body.tally.computed
 
     def report(done: int) -> None:

@@ -83,7 +83,15 @@ def to_onnx(module: WindowEncoder) -> Any:
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise ModelError(f"a {kind} cannot be converted to ONNX ({reason}); export it with format=torch") from error
     assert program is not None
-    return without_guards(program.model_proto)
+    return without_guards(without_traces(program.model_proto))
+
+
+def without_traces(model: Any) -> Any:
+    """The onnx.ModelProto without what the exporter notes at each node: where in the code, by its path on this machine,
+    it comes from. The reader of a model has no use for it, and of a small one it is the most part."""
+    for noted in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del noted.metadata_props[:]
+    return model
 
 
 def without_guards(model: Any) -> Any:

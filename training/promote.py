@@ -8,10 +8,12 @@ with the challenger's run and version.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +24,7 @@ from rich.table import Table
 
 from data.config import CorpusConfig
 from data.corpus import load_corpus
-from evaluation.compare import CompareConfig, ModelSource, prepare
+from evaluation.contest import CompareConfig, ModelSource, prepare
 from evaluation.intervals import Estimate
 from evaluation.judge import EvaluationConfig, headline_metrics
 from evaluation.paired import Contestant, Slice, compare, slices
@@ -35,7 +37,8 @@ from slantwise.model import load
 from slantwise.task import TASK_NAMES
 from training import config as schemas
 from training.config import TrackingConfig
-from training.tracking import MARKER, redact
+from training.journal import Told
+from training.redact import redact
 
 CHAMPION = "champion"
 REFUSED = 1  # exit status
@@ -138,7 +141,7 @@ def judge_challenger(
         if champion is not None:
             sources = {"champion": [_source(f"models:/{chosen.name}/{champion}", chosen)], **sources}
     with progress.step("read the corpus"):
-        corpus = load_corpus(chosen.corpus)
+        corpus = load_corpus(chosen.corpus, chosen.evaluation.slices)
     with progress.step("judge on test"):
         settings = CompareConfig(
             models=list(sources), corpus=chosen.corpus, judged_task=chosen.task_name, evaluation=chosen.evaluation,
@@ -147,7 +150,8 @@ def judge_challenger(
         contest = prepare(sources, corpus, settings)
         metric = chosen.gate.metric or headline_metrics(contest.task, corpus.metrics.get(contest.task.name, []))[0]
         sure = chosen.evaluation
-        result = compare(contest.contestants, [metric, "ece"], sure.resamples, chosen.permutations, sure.seed)
+        judged = [metric, "ece"]
+        result = compare(contest.contestants, judged, sure.resamples, chosen.permutations, sure.seed, sure.interval)
     score, ece = (result.estimates["challenger"][name] for name in (metric, "ece"))
     rules = [*_own_rules(chosen.gate, metric, score, ece), _shortcut_rule(chosen, registry.shortcuts(run_id))]
     if champion is not None:
@@ -250,13 +254,13 @@ class Registry:
             return model.removeprefix("runs:/").split("/")[0]
         if model.startswith(MLFLOW_SCHEMES):
             raise ConfigurationError(f"model={model}; expected a run directory or runs:/<id>/model")
-        marker = Path(model) / MARKER
-        if not marker.is_file():
+        told = Told.read(Path(model))
+        if told is None or not told.complete:
             raise ConfigurationError(
                 f"model={model} is not the directory of a published run; publish it with: slantwise publish "
                 f"run_dir={model}"
             )
-        return str(json.loads(marker.read_text(encoding="utf-8"))["run_id"])
+        return str(told.run_id)
 
     def champion(self) -> str | None:
         """The champion's version; None where there is none yet."""
@@ -312,7 +316,11 @@ class Registry:
     def _new_version(self, run_id: str) -> Any:
         import mlflow
 
-        return lambda: mlflow.register_model(f"runs:/{run_id}/model", self.name)
+        def register() -> Any:
+            with redirect_stderr(io.StringIO()):  # MLflow tells of it there; the command tells of it itself
+                return mlflow.register_model(f"runs:/{run_id}/model", self.name)
+
+        return register
 
     def _tag(self, version: str, key: str, value: str) -> Any:
         return lambda: self.client.set_model_version_tag(self.name, version, key, value)

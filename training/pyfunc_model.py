@@ -27,20 +27,13 @@ INPUT_EXAMPLE = {
 }
 
 
-def log_model(directory: Path) -> None:
-    """Log the model directory to the active MLflow run under the name `model`."""
+def save_model(directory: Path, output: Path, form: Any = None) -> None:
+    """Write the model directory as an MLflow model into `output`; `form` is an mlflow.models.Model that names the run
+    and the logged model that it belongs to."""
     import mlflow
 
     with _arguments(directory) as arguments:
-        mlflow.pyfunc.log_model(name="model", **arguments)
-
-
-def save_model(directory: Path, output: Path) -> None:
-    """Write the model directory as an MLflow model into `output`."""
-    import mlflow
-
-    with _arguments(directory) as arguments:
-        mlflow.pyfunc.save_model(str(output), **arguments)
+        mlflow.pyfunc.save_model(str(output), mlflow_model=form, **arguments)
 
 
 @contextmanager
@@ -66,21 +59,31 @@ def _arguments(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def signature(tasks: list[Task]) -> Any:
-    """Columns in (only text is required) and the score row out."""
+    """Columns in (only text is required) and the score row out.
+
+    Of the inputs, only text has its type enforced by MLflow, which refuses whole batches: numbers as ids, a column
+    without a single title, or one article's wrong targets are for the model to judge, row by row.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import AnyType
 
     inputs = Schema(
         [
-            ColSpec(DataType.string, "id", required=False),
+            ColSpec(AnyType(), "id", required=False),
             ColSpec(DataType.string, "text"),
-            ColSpec(DataType.string, "title", required=False),
-            ColSpec(DataType.string, "source", required=False),
-            ColSpec(Array(DataType.string), "targets", required=False),
+            ColSpec(AnyType(), "title", required=False),
+            ColSpec(AnyType(), "source", required=False),
+            ColSpec(AnyType(), "targets", required=False),
         ]
     )
-    outputs = Schema([ColSpec(DataType.string, "id"), *(ColSpec(_type_of(task), task.name) for task in tasks)])
+    outputs = Schema(
+        [
+            ColSpec(DataType.string, "id"),
+            ColSpec(DataType.string, "error", required=False),
+            *(ColSpec(_type_of(task), task.name, required=False) for task in tasks),
+        ]
+    )
     return ModelSignature(inputs=inputs, outputs=outputs)
 
 
@@ -88,10 +91,10 @@ def _type_of(task: Task) -> Any:
     from mlflow.types import DataType
     from mlflow.types.schema import Array, Object, Property
 
-    probabilities = Property("probabilities", Object([Property(label, DataType.double) for label in task.labels]))
+    probabilities = Property("probabilities", Object([Property(label, DataType.float) for label in task.labels]))
     if task.kind == "multilabel":
         return Object([Property("labels", Array(DataType.string)), probabilities])
     struct = [
-        Property("label", DataType.string, required=False), Property("confidence", DataType.double), probabilities,
+        Property("label", DataType.string, required=False), Property("confidence", DataType.float), probabilities,
     ]  # fmt: skip
     return Array(Object([Property("target", DataType.string), *struct])) if task.has_target else Object(struct)

@@ -1,8 +1,9 @@
 """Runs that go on after an interruption: the same command finds the run directory that it left unfinished.
 
-While it trains, a run holds `work/` in its directory: a lock, and state.json with a fingerprint of the configuration.
-A directory with such a state, whose lock nobody holds and whose fingerprint is that of the new command, is gone on
-with.
+Until it is complete, a run holds `work/` in its directory: a lock, and state.json with a fingerprint of the
+configuration. A directory with such a state, whose lock nobody holds and whose fingerprint is that of the new command,
+is gone on with: by a backend that keeps what it has learned from there, by any other from the start, and in both cases
+as the same MLflow run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import slantwise
 from slantwise.errors import ConfigurationError, SlantwiseError
 from training import processes
 from training.config import TrainConfig
+from training.journal import Told, write_whole
 
 WORK, STATE, LOCK = "work", "state.json", "lock"
 UNIQUE = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{6}$")  # how a name ends that slantwise.command.unique_name has made
@@ -34,11 +36,12 @@ OWN = ("run_dir", "tracking", "hydra")
 
 @dataclass(frozen=True)
 class Claim:
-    """A run directory that this process may fill."""
+    """A run directory that this process may fill; finished: all is in it, and only MLflow was not told everything."""
 
     directory: Path
     key: str
     resumed: bool
+    finished: bool = False
 
     @property
     def work(self) -> Path:
@@ -56,22 +59,22 @@ class Claim:
     def held(self, classifier: Any, fingerprint: str | None = None) -> Iterator[Path | None]:
         """A folder for what the fit keeps, gone when the run is complete; None for a backend that keeps nothing.
 
-        A run that fails because of its input leaves nothing behind but what an interrupted one has learned.
+        A run that fails because of its input leaves nothing behind but what an interrupted one has learned and what
+        MLflow was told.
         """
-        if not getattr(classifier, "resumable", False):
-            yield None
-            return
+        folder = self.work if getattr(classifier, "resumable", False) else None
         if not processes.is_first():
-            yield self.work
+            yield folder
             return
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / LOCK).open("w") as lock:
             _hold(lock, self.directory)
-            _write_state(self.work / STATE, {"key": self.key, "corpus": fingerprint})
+            write_whole(self.work / STATE, json.dumps({"key": self.key, "corpus": fingerprint}) + "\n")
             try:
-                yield self.work
+                yield folder
             except SlantwiseError:
-                if not self.resumed:
+                told = Told.read(self.directory)
+                if not self.resumed and (told is None or told.run_id is None):
                     shutil.rmtree(self.directory)
                 raise
             shutil.rmtree(self.work)  # while the lock is held: nobody takes a complete run for an interrupted one
@@ -90,13 +93,30 @@ def claim(config: TrainConfig, resolved: str) -> Claim:
     key = _key(resolved)
     if processes.is_first():
         directory = Path(config.run_dir)
-        found = _interrupted(directory, key) if getattr(config.classifier, "resumable", False) else None
+        found = _interrupted(directory, key)
         if found is None:
             _check_new(directory)
-        mine = Claim(found or directory, key, found is not None)
+        mine = Claim(found or directory, key, found is not None, found is not None and _is_finished(found))
     else:
         mine = Claim(Path(config.run_dir), key, False)
     return processes.from_first(mine)
+
+
+def _is_finished(directory: Path) -> bool:
+    path = directory / "run.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] == "FINISHED"
+
+
+@contextmanager
+def at_rest(directory: Path) -> Iterator[None]:
+    """While nobody else trains or publishes the run. Raises ConfigurationError."""
+    path = directory / WORK / LOCK
+    path = path if path.exists() else directory / "run.json"
+    if not path.exists():
+        raise ConfigurationError(f"{directory} is not the directory of a run: it holds no run.json")
+    with path.open("r") as lock:
+        _hold(lock, directory)
+        yield
 
 
 def _key(resolved: str) -> str:
@@ -137,13 +157,9 @@ def _hold(lock: IO[str], directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConfigurationError(f"{directory} is in the hands of another process that trains it") from error
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(state) + "\n", encoding="utf-8")
-    partial.rename(path)
+        raise ConfigurationError(
+            f"{directory} is in the hands of another process that trains or publishes it"
+        ) from error
 
 
 def _check_new(directory: Path) -> None:

@@ -4,6 +4,8 @@ The run directory is the source of truth:
 
     config.yaml           the resolved configuration
     run.json              corpus, split, counts, parameters, tags, metrics and their course: what MLflow is told
+    history.jsonl         the metrics of single steps as they came; mlflow.json: how far MLflow knows of them
+    code.diff             where the code differs from its commit: how
     predictions.parquet   test (or out-of-fold) predictions; validation.parquet those of validation
     metrics.json          test metrics with intervals; validation_metrics.json
     split.parquet         id, split (or fold), near-duplicate cluster of every article
@@ -26,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hydra.utils import get_method
 
+from data.columns import View
 from data.corpus import Corpus, load_corpus, write_quarantine
 from data.examples import LabelledExamples
 from data.joint import split_corpora, split_corpora_without_test
@@ -60,17 +63,35 @@ from slantwise.cleaning import Cleaner
 from slantwise.command import Progress, run, to_object
 from slantwise.decision import Decision
 from slantwise.errors import CorpusError, TrackingError
-from slantwise.model import Head, Model
+from slantwise.model import Head, Model, load
+from slantwise.monitoring import Reference, Vocabulary
+from slantwise.summary import add, of_predictions
 from slantwise.task import Task
 from training import config as schemas
 from training import processes, tracking
 from training.config import TrainConfig
 from training.decisions import fit_decision, held_out_probabilities
+from training.environment import code_diff, environment_tags
 from training.fitting import Fitted, Part, Workspace
+from training.journal import write_whole
+from training.multirun import group_tags
+from training.publisher import Tracker, tracked
+from training.redact import redact
 from training.resume import Claim, claim
 
+if TYPE_CHECKING:
+    from training.reproduce import Origin
+
+# The options of a backend that are worth a column beside other runs; config.yaml has all. Of others, all are shown.
+COLUMNS = {
+    "linear": ("loss", "class_weight", "C", "word_ngrams", "char_ngrams", "max_features", "seed"),
+    "encoder": ("encoder", "C", "max_tokens", "long", "pooling", "class_weight"),
+    "transformer": (
+        "encoder", "max_tokens", "long", "pooling", "epochs", "learning_rate", "batch_size", "freeze_layers", "seed",
+    ),
+}  # fmt: skip
+SHOWN_BY_FOLD = 3  # headline metrics
 FEW_EXAMPLES = 30  # below this, a percentile bootstrap says more than the data do
-WORK = "work"
 
 
 @dataclass(frozen=True)
@@ -129,23 +150,33 @@ class RunResult:
 
 
 def main() -> None:
-    # `task=[topic,framing]` trains several tasks together; to Hydra, `task` is the choice of one file
-    for place, argument in enumerate(sys.argv):
-        if several := re.match(r"task=\[(\w+)([\w, ]*)\]$", argument):
-            sys.argv[place : place + 1] = [f"task={several[1]}", f"tasks=[{several[1]}{several[2]}]"]
+    if any(argument.startswith("run=") for argument in sys.argv[1:]):
+        from training import reproduce
+
+        reproduce.main()
+        return
+    several_tasks(sys.argv)
     schemas.register()
     run("train", _job)
+
+
+def several_tasks(arguments: list[str]) -> None:
+    """`task=[topic,framing]` trains several tasks together; to Hydra, `task` is the choice of one file."""
+    for place, argument in enumerate(arguments):
+        if several := re.match(r"task=\[(\w+)([\w, ]*)\]$", argument):
+            arguments[place : place + 1] = [f"task={several[1]}", f"tasks=[{several[1]}{several[2]}]"]
 
 
 def _job(config: Any) -> None:
     from omegaconf import OmegaConf
 
     quiet = not processes.is_first()
-    train(to_object(config, TrainConfig), tracking.redact(OmegaConf.to_yaml(config, resolve=True)), Progress(quiet))
+    train(to_object(config, TrainConfig), redact(OmegaConf.to_yaml(config, resolve=True)), Progress(quiet))
 
 
-def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
-    """Train, judge, save and publish. `resolved` is the configuration as YAML.
+def train(config: TrainConfig, resolved: str, progress: Progress, origin: Origin | None = None) -> RunResult:
+    """Train, judge, save and publish. `resolved` is the configuration as YAML; `origin` a run that this one is to
+    reproduce.
 
     A run that was interrupted is gone on with, where the backend can. Raises a SlantwiseError, with nothing written,
     where the configuration or the corpus is at fault.
@@ -157,39 +188,67 @@ def train(config: TrainConfig, resolved: str, progress: Progress) -> RunResult:
     progress.say(f"train {', '.join(config.task_names)} on {config.corpus.name}")
     if place.resumed:
         progress.say(f"  going on with {place.directory}, which was interrupted")
+    if place.finished:
+        return _publish_finished(config, place, progress)
     with progress.step("read the corpus"):
-        corpus = load_corpus(config.corpus)
+        corpus = load_corpus(config.corpus, config.evaluation.slices)
         tasks = [corpus.task(name) for name in config.task_names]
         fit_all = get_method(config.classifier._target_)
         for task in tasks:
             config.decision.check(task)
     progress.say(f"  {corpus.counts()}")
     place.check_corpus(corpus.fingerprint)
-    cleaner, data = _prepare(config, corpus, tasks, progress)
+    if origin is not None:
+        origin.check(corpus.fingerprint)
+    cleaner, data = prepare(config, corpus, tasks, progress)
     corpus = corpus.without_texts()  # the cleaned ones are all that is needed from here on
     warnings = [warning for one in data for warning in [*_leak_warnings(one.splits), *_size_warnings(one)]]
     for warning in dict.fromkeys(warnings):
         progress.warn(warning)
     metrics = {one.task.name: one.headline[0] for one in data}
+    record = _opening(config, corpus, data, started, origin)
     with place.held(config.classifier, corpus.fingerprint) as folder:
-        workspace = Workspace(metrics, folder, progress)
-        folds = _fit_folds(config, fit_all, data, cleaner, workspace)
-        heads = _final_heads(config, fit_all, data, cleaner, folds, workspace)
         if not processes.is_first():
+            _fit(config, fit_all, data, cleaner, Workspace(metrics, folder, progress))
             return RunResult(place.directory, {}, None)
-        results = _write_run(config, resolved, corpus, data, folds, heads, warnings, place, started, progress)
-    mlflow_run = _publish(config, place.directory, progress) if config.tracking.enabled else None
-    first = place.directory / ("" if len(data) == 1 else data[0].task.name)
-    progress.say(
-        f"run directory: {place.directory}\nreport: {first / 'report.html'}\nmodel: {place.directory / 'model'}"
-    )
-    progress.save(place.directory / "log.txt")
+        _write_opening(place.directory, resolved, record)
+        with tracked(place.directory, config.tracking, progress) as tracker:
+            folds, heads = _fit(config, fit_all, data, cleaner, Workspace(metrics, folder, progress, tracker.record))
+            results = _write_run(config, resolved, corpus, data, folds, heads, warnings, place, record, progress)
+            if origin is not None:
+                progress.say(origin.compare(place.directory))
+            mlflow_run = _publish(config, place.directory, tracker, progress) if config.tracking.enabled else None
+            _say_where(place.directory, list(results), progress)
     return RunResult(place.directory, results, mlflow_run)
 
 
-def _prepare(
+def _publish_finished(config: TrainConfig, place: Claim, progress: Progress) -> RunResult:
+    """A run that was interrupted when all was in its directory already, and only MLflow was not told everything."""
+    mlflow_run = None
+    with place.held(config.classifier):
+        heads = load(place.directory, device="cpu").heads
+        record = json.loads((place.directory / "run.json").read_text(encoding="utf-8"))
+        if config.tracking.enabled and processes.is_first():
+            with tracked(place.directory, config.tracking, progress) as tracker:
+                mlflow_run = _publish(config, place.directory, tracker, progress)
+    results = {}
+    for name, task in record["tasks"].items():
+        metrics = {k: Estimate(**v) for k, v in task["metrics"].items()}
+        results[name] = TaskResult(metrics, task["headline"], heads[name].provenance["label_shares"])
+    _say_where(place.directory, list(results), progress)
+    return RunResult(place.directory, results, mlflow_run)
+
+
+def _say_where(directory: Path, tasks: Sequence[str], progress: Progress) -> None:
+    first = directory / ("" if len(tasks) == 1 else tasks[0])
+    progress.say(f"run directory: {directory}\nreport: {first / 'report.html'}\nmodel: {directory / 'model'}")
+    progress.save(directory / "log.txt")
+
+
+def prepare(
     config: TrainConfig, corpus: Corpus, tasks: Sequence[Task], progress: Progress
 ) -> tuple[Cleaner, list[TaskData]]:
+    """The corpus cleaned and divided, for each task its side of it."""
     with progress.step("clean the articles") as notes:
         cleaner = fit_cleaner(corpus, config.cleaning)
         cleans = [clean_corpus(corpus, task, cleaner) for task in tasks]
@@ -205,6 +264,14 @@ def _prepare(
     return cleaner, data
 
 
+def _fit(
+    config: TrainConfig, fit_all: Any, data: Sequence[TaskData], cleaner: Cleaner, workspace: Workspace
+) -> tuple[list[dict[str, Trained]], dict[str, Head]]:
+    """The heads of each fold with their predictions, and those that are exported."""
+    folds = _fit_folds(config, fit_all, data, cleaner, workspace)
+    return folds, _final_heads(config, fit_all, data, cleaner, folds, workspace)
+
+
 def _fit_folds(
     config: TrainConfig, fit_all: Any, data: Sequence[TaskData], cleaner: Cleaner, workspace: Workspace
 ) -> list[dict[str, Trained]]:
@@ -216,13 +283,18 @@ def _fit_folds(
         label = f"fit {config.backend}" + (f", fold {number + 1}/{n}{f' ({name})' if name else ''}" if n > 1 else "")
         with workspace.progress.step(label) as notes:
             parts = [one.part(one.splits[number], config) for one in data]
-            fitted = fit_all(parts, config.classifier, workspace.part(f"fold-{number + 1}"))
+            prefix = f"fold_{number + 1}_" if n > 1 else ""
+            fitted = fit_all(parts, config.classifier, workspace.part(f"fold-{number + 1}", prefix))
             trained = {}
             for one, part in zip(data, parts, strict=True):
                 test = seen_in_training(one.clean, one.splits[number], one.clusters)
                 trained[one.task.name] = _trained(config, fit_all, one, part, test, fitted[one.task.name], cleaner)
             notes.append(next(iter(fitted.values())).note)
         folds.append(trained)
+        if n > 1:
+            for one in data:
+                found = compute(trained[one.task.name].test, one.headline)
+                workspace.record(tracking.named_folds(one.task.name, found, len(data) > 1), number + 1)
     return folds
 
 
@@ -272,7 +344,7 @@ def _final_heads(
     with workspace.progress.step("fit the exported model on all articles"):
         without_test = split_corpora_without_test([one.clean for one in data], config.split)
         parts = [one.part(split, config) for one, split in zip(data, without_test, strict=True)]
-        fitted = fit_all(parts, config.classifier, workspace.part("final"))
+        fitted = fit_all(parts, config.classifier, workspace.part("final", None))
         heads = {}
         for one, part in zip(data, parts, strict=True):
             found = fitted[one.task.name]
@@ -284,7 +356,7 @@ def _final_heads(
 def _write_run(
     config: TrainConfig, resolved: str, corpus: Corpus, data: Sequence[TaskData],
     folds: Sequence[Mapping[str, Trained]], heads: Mapping[str, Head], warnings: Sequence[str], place: Claim,
-    started: float, progress: Progress,
+    opening: Mapping[str, Any], progress: Progress,
 ) -> dict[str, TaskResult]:  # fmt: skip
     """All files of the run directory."""
     directory = place.directory
@@ -299,13 +371,12 @@ def _write_run(
             records[name] = judged
             metrics = {k: Estimate(**v) for k, v in judged["metrics"].items()}
             results[name] = TaskResult(metrics, one.headline, parts[0].shares)
-            exported[name] = replace(heads[name], provenance=_provenance(config, corpus, one, parts, judged, directory))
+            provenance = _provenance(config, corpus, one, parts, judged, directory)
+            exported[name] = replace(heads[name], provenance=provenance, reference=_reference(one, parts))
         write_quarantine(corpus.quarantine, directory / "quarantine.jsonl")
-        (directory / "config.yaml").write_text(resolved, encoding="utf-8")
         place.remove(directory / "model")
         Model(exported).save(directory / "model")
-        record = _record(config, corpus, data, folds, records, time.time() - started)
-        (directory / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_whole(directory / "run.json", json.dumps(_record(opening, data, folds, records), indent=1) + "\n")
         for one in data:
             test = folds[0][one.task.name].test
             n = sum(len(fold[one.task.name].test) for fold in folds)
@@ -333,6 +404,7 @@ def _judge(
     shuffled = _with_shuffled_targets(config, data, parts)
     for warning in shortcuts.warnings:
         progress.warn(warning)
+    folds = [compute(part.test, data.headline) for part in parts] if len(parts) > 1 else []
     with progress.step(f"judge {data.task.name} on test"):
         context = Context(
             title=config.name,
@@ -340,7 +412,7 @@ def _judge(
             corpus=corpus.name,
             shares=parts[0].shares,
             configuration=resolved,
-            data=_data_card(corpus, data),
+            data={**_data_card(corpus, data), **_by_fold(data, folds)},
             warnings=[*dict.fromkeys(warnings), *shortcuts.warnings],
             heads=[(part.head, len(part.test)) for part in parts],
             shortcuts=None if shortcuts.score is None else shortcut_facts(shortcuts.results, shortcuts.score, shuffled),
@@ -349,7 +421,7 @@ def _judge(
         )
         facts = decision_facts(parts[0].head.decision, data.task, _pool([part.raw_test for part in parts]), test)
         metrics, slices = judge(test, data.official, facts, context, config.evaluation, folder)
-        validation_metrics = evaluate(validation, data.headline, resamples, seed)
+        validation_metrics = evaluate(validation, data.headline, resamples, seed, interval=config.evaluation.interval)
     validation.write(folder / "validation.parquet")
     write_metrics(validation_metrics, folder / "validation_metrics.json")
     _write_split(data, folder / "split.parquet")
@@ -359,7 +431,7 @@ def _judge(
         "headline": list(data.headline),
         "metrics": {name: vars(m) for name, m in metrics.items()},
         "validation_metrics": {name: vars(m) for name, m in validation_metrics.items()},
-        "folds": [compute(part.test, data.headline) for part in parts] if len(parts) > 1 else [],
+        "folds": folds,
         "left_out": names if any(names) else [],
         "worst_slices": in_words(slices),
         "shortcuts": [asdict(result) for result in shortcuts.results],
@@ -383,7 +455,8 @@ def _with_shuffled_targets(config: TrainConfig, data: TaskData, parts: Sequence[
     if not found:
         return None
     metric = data.headline[0]
-    return evaluate(_pool(found), [metric], config.evaluation.resamples, config.evaluation.seed)[metric]
+    sure = config.evaluation
+    return evaluate(_pool(found), [metric], sure.resamples, sure.seed, interval=sure.interval)[metric]
 
 
 def _probe_shortcuts(config: TrainConfig, data: TaskData, test: Predictions) -> Shortcuts:
@@ -393,8 +466,9 @@ def _probe_shortcuts(config: TrainConfig, data: TaskData, test: Predictions) -> 
     metric = data.headline[0]
     gathered = gather(data.clean, data.clusters, data.clean.removed)
     resamples, seed = config.evaluation.resamples, config.evaluation.seed
-    results = probe(gathered, folds_of(gathered, data.splits), metric, test, resamples, seed)
-    score = evaluate(test, [metric], resamples, seed)[metric]
+    interval = config.evaluation.interval
+    results = probe(gathered, folds_of(gathered, data.splits), metric, test, resamples, seed, interval)
+    score = evaluate(test, [metric], resamples, seed, interval=interval)[metric]
     unbeaten_one = unbeaten(results, score, "the model")
     return Shortcuts(results, score, [unbeaten_one] if unbeaten_one else [])
 
@@ -454,6 +528,23 @@ def _leak_warnings(splits: Sequence[Split]) -> list[str]:
     ]
 
 
+def _by_fold(data: TaskData, folds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, str]]:
+    """The headline metrics of each fold, which say more of a small corpus than their mean, as the report lists them."""
+    if not folds:
+        return {}
+    names = [split.name or f"fold {number}" for number, split in enumerate(data.splits, start=1)]
+    found = {}
+    for metric in data.headline[:SHOWN_BY_FOLD]:
+        values = np.array([fold[metric] for fold in folds])
+        defined = values[~np.isnan(values)]
+        each = {name: f"{value:.3f}" for name, value in zip(names, values, strict=True)}
+        spread = "undefined in nearly all"
+        if len(defined) > 1:
+            spread = f"{defined.mean():.3f}, standard deviation {defined.std(ddof=1):.3f}"
+        found[f"{metric} by fold"] = {**each, "mean of the folds": spread}
+    return found
+
+
 def _data_card(corpus: Corpus, data: TaskData) -> dict[str, Any]:
     clean, splits, clusters = data.clean, data.splits, data.clusters
     sizes = np.unique(clusters, return_counts=True)[1]
@@ -503,56 +594,96 @@ def _provenance(
         "test": {name: judged["metrics"][name] for name in data.headline},
         "test_examples": sum(len(part.test) for part in parts),
         "worst_slices": judged["worst_slices"],
+        "cut": _cut(parts[0].fitted) or None,
     }
 
 
-def _record(
-    config: TrainConfig, corpus: Corpus, data: Sequence[TaskData], folds: Sequence[Mapping[str, Trained]],
-    tasks: Mapping[str, Any], seconds: float,
-) -> dict[str, Any]:  # fmt: skip
-    """What MLflow is told of the run; plain JSON."""
-    classifier = {k: v for k, v in vars(config.classifier).items() if k != "_target_"}
-    first = data[0]
-    chosen = folds[0][first.task.name].fitted
+def _reference(data: TaskData, parts: Sequence[Trained]) -> Reference:
+    """What batches of scores are compared with: the test predictions, and the words of the training articles."""
+    summary: dict[str, Any] = {}
+    for part in parts:
+        test, confidence = part.test, None
+        if data.task.kind == "multiclass":
+            confidence = test.probabilities[np.arange(len(test)), part.head.decision.best(test.probabilities)]
+        summary = add(summary, of_predictions(data.task, test.predicted, confidence))
+    texts = (View(data.clean.texts, np.array(data.splits[0].rows(name))) for name in ("train", "validation"))
+    return Reference(summary, Vocabulary.of(*texts))
+
+
+def _write_opening(directory: Path, resolved: str, record: Mapping[str, Any]) -> None:
+    """What is known of a run before it trains; run.json says that it is not finished."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.yaml").write_text(resolved, encoding="utf-8")
+    diff = code_diff()
+    if diff:
+        (directory / "code.diff").write_text(diff, encoding="utf-8")
+    write_whole(directory / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def _opening(
+    config: TrainConfig, corpus: Corpus, data: Sequence[TaskData], started: float, origin: Origin | None
+) -> dict[str, Any]:
+    """What MLflow is told of the run before it trains; plain JSON."""
+    options = vars(config.classifier)
+    columns = COLUMNS.get(config.backend) or tuple(name for name in options if name != "_target_")
     counts = {
-        f"n_{name}": sum(len(one.clean.examples(one.splits[0].rows(name))) for one in data)
+        name: sum(len(one.clean.examples(one.splits[0].rows(name))) for one in data)
         for name in ("train", "validation", "test")
     }
     parameters = {
         "task": ",".join(one.task.name for one in data),
-        "kind": ",".join(one.task.kind for one in data),
-        "labels": ",".join(str(len(one.task.labels)) for one in data),
         "corpus": corpus.name,
+        "labels": ",".join(str(len(one.task.labels)) for one in data),
+        "classifier": config.backend,
+        **{f"classifier.{name}": str(options[name]) for name in columns},
+        "decision.calibrate": config.decision.calibrate,
         "cleaning": config.cleaning.furniture,
         "split": str(config.split.kind),
-        "split_seed": config.split.seed,
-        "group_by": ",".join(config.split.group_by) or "none",
-        "classifier": config.classifier._target_,
-        **{f"classifier.{k}": str(v) for k, v in classifier.items()},
-        **{f"decision.{k}": str(v) for k, v in vars(config.decision).items()},
-        "split.test": config.split.test,
-        "split.near_duplicates": config.split.near_duplicates,
-        **counts,
-        **{f"chosen.{k}": str(v) for k, v in chosen.chosen.items() if not isinstance(v, Mapping)},
+        "split.seed": config.split.seed,
+        "split.group_by": ",".join(config.split.group_by) or "none",
+        **{f"n_{name}": n for name, n in counts.items()},
+    }
+    lineage = {} if origin is None else origin.tags(corpus.fingerprint)
+    return {
+        "status": "RUNNING",
+        "name": config.name,
+        "started": int(started * 1000),
+        "parameters": parameters,
+        "tags": {"corpus_sha256": corpus.fingerprint, **environment_tags(sys.argv), **lineage, **group_tags()},
+        "datasets": [
+            {"name": f"{corpus.name} {name}", "context": name, "digest": _digest(corpus, data, name),
+             "rows": counts[name], "corpus_sha256": corpus.fingerprint,
+             "source": [str(Path(config.corpus.root) / file.path) for file in config.corpus.files],
+             "urls": [file.url for file in config.corpus.download]}
+            for name in counts
+        ],
+    }  # fmt: skip
+
+
+def _record(
+    opening: Mapping[str, Any], data: Sequence[TaskData], folds: Sequence[Mapping[str, Trained]],
+    tasks: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The same with what came out."""
+    first = data[0].task.name
+    chosen = folds[0][first].fitted.chosen
+    found = {
+        **{f"chosen.{name}": str(chosen[name]) for name in ("C", "epoch") if name in chosen},
         "chosen.calibration": ",".join(folds[0][one.task.name].head.decision.calibration for one in data),
     }
     return {
-        "name": config.name,
-        "parameters": parameters,
-        "tags": {"corpus_sha256": corpus.fingerprint, **tracking.environment_tags(sys.argv)},
-        "datasets": [
-            {"name": f"{corpus.name} {name}", "context": name, "digest": _digest(corpus, data, name),
-             "source": [str(Path(config.corpus.root) / file.path) for file in config.corpus.files]}
-            for name in ("train", "validation", "test")
-        ],
+        **opening,
+        "status": "FINISHED",
+        "parameters": opening["parameters"] | found,
+        "chosen": {name: str(value) for name, value in chosen.items() if not isinstance(value, Mapping)},
         "tasks": tasks,
         "history": [
             {f"fold_{number}_{k}" if len(folds) > 1 and k != "step" else k: v for k, v in entry.items()}
             for number, fold in enumerate(folds, start=1)
-            for entry in fold[first.task.name].fitted.history
+            for entry in fold[first].fitted.history
         ],
-        "seconds": round(seconds, 3),
-    }  # fmt: skip
+        "seconds": round(time.time() - opening["started"] / 1000, 3),
+    }
 
 
 def _digest(corpus: Corpus, data: Sequence[TaskData], split: str) -> str:
@@ -561,11 +692,11 @@ def _digest(corpus: Corpus, data: Sequence[TaskData], split: str) -> str:
     return hashlib.sha256("\n".join([corpus.fingerprint, *sorted(ids)]).encode()).hexdigest()[:32]
 
 
-def _publish(config: TrainConfig, directory: Path, progress: Progress) -> str | None:
-    """Tell MLflow; where it cannot be reached the run is complete all the same and can be published later."""
+def _publish(config: TrainConfig, directory: Path, tracker: Tracker, progress: Progress) -> str | None:
+    """Complete the MLflow run; where it cannot be reached the run is complete all the same, and published later."""
     try:
         with progress.step("publish to MLflow"):
-            return tracking.publish(directory, config.tracking)
+            return tracking.publish(directory, config.tracking, tracking.ATTEMPTS if tracker.stop() else 1)
     except TrackingError as error:
         progress.warn(f"{error}; the run is complete, publish it later with: slantwise publish run_dir={directory}")
         return None

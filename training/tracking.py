@@ -1,151 +1,159 @@
-"""Tracking: a finished run directory is published to MLflow; the directory stays the source of truth."""
+"""What MLflow is told of a run, and `slantwise publish`, which completes the MLflow run of a run directory.
+
+The directory is the source of truth. The MLflow run is opened early and follows the training (training/publisher.py);
+here it is completed: results, files, the model.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
-import platform
-import re
-import subprocess
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from slantwise.command import CHECKOUT, Progress, run, to_object
+from evaluation.intervals import Estimate
+from evaluation.tables import format_estimate
+from slantwise.command import Progress, run, to_object
 from slantwise.errors import ConfigurationError, TrackingError
 from slantwise.model import load
-from training.pyfunc_model import log_model
+from training.journal import Journal, Told
+from training.publisher import known, opened, send_history
+from training.redact import redact
+from training.resume import at_rest
+from training.store import Store
 
 if TYPE_CHECKING:
     from training.config import TrackingConfig
 
-MARKER = "mlflow.json"  # in a run directory: where it was published
 ARTIFACTS = (
-    "config.yaml", "metrics.json", "validation_metrics.json", "report.html", "report.json", "predictions.parquet",
-    "validation.parquet", "split.parquet", "quarantine.jsonl", "log.txt", "run.json",
+    "config.yaml", "code.diff", "metrics.json", "validation_metrics.json", "report.html", "report.json",
+    "predictions.parquet", "validation.parquet", "split.parquet", "quarantine.jsonl", "reproduction.json",
+    "history.jsonl", "log.txt", "run.json",
 )  # fmt: skip
-LIBRARIES = ("scikit-learn", "numpy", "scipy", "mlflow", "hydra-core")
-MAX_TAG = 5000
+ATTEMPTS = 3
+WAIT = 2.0  # seconds between them, twice as long each time
+HEADLINES = 3  # metrics that the description names
 
 
-def environment_tags(command: list[str]) -> dict[str, str]:
-    """Commit (and whether the tree differs from it), command line, library versions and machine."""
-    tags = {
-        "command": redact(" ".join(command))[:MAX_TAG],
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()} {platform.system()}",
-        **{name: version(name) for name in LIBRARIES},
-    }
-    commit = _git("rev-parse", "HEAD")
-    if commit is not None:
-        tags |= {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain"))).lower()}
-    return tags
+def publish(directory: Path, config: TrackingConfig, attempts: int = ATTEMPTS) -> str:
+    """Complete the MLflow run of a run directory and give its id; what MLflow holds already is not told again.
 
-
-def redact(text: str) -> str:
-    """The text with the user names and passwords of its URLs taken out."""
-    return re.sub(r"://[^/@\s'\"]+@", "://***@", text)
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of this checkout; None outside of one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=True, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def publish(directory: Path, config: TrackingConfig) -> str:
-    """Publish a run directory as one MLflow run and give its id.
-
-    Raises ConfigurationError where the directory is no finished or an already published run, TrackingError where the
-    store cannot be used.
+    An interrupted run is published as far as it came, and as KILLED. Raises ConfigurationError where the directory is
+    that of no run or of one that is being trained, TrackingError where the store cannot be used.
     """
-    if not (directory / "run.json").is_file():
-        raise ConfigurationError(f"{directory} is not the directory of a finished run: it holds no run.json")
-    if (directory / MARKER).exists():
-        known = json.loads((directory / MARKER).read_text())
-        raise ConfigurationError(f"{directory} was published already, as run {known['run_id']} at {known['uri']}")
-    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the making of a new SQLite store is no news
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
+    record = _record_of(directory)
+    told = Told.read(directory)
+    if told is not None and told.complete:
+        assert told.run_id is not None
+        return told.run_id
+    journal = Journal(directory)
+    for entry in record.get("history", ()):
+        journal.add({k: v for k, v in entry.items() if k != "step"}, int(entry["step"]))
+    if record["status"] == "FINISHED":
+        for step, folds in enumerate(fold_metrics(record), start=1):
+            journal.add(folds, step)
+        journal.add(_flat_metrics(record), 0, final=True)
+    for attempt in range(attempts):
+        try:
+            return _complete(directory, record, Store(config))
+        except TrackingError:
+            if attempt + 1 == attempts:
+                raise
+        time.sleep(WAIT * 2**attempt)
+    raise AssertionError(f"attempts={attempts}")
 
-    try:
-        experiment = _experiment(config)
-        with mlflow.start_run(experiment_id=experiment, run_name=record["name"]) as active:
-            _log(record, directory)
-            log_model(directory / "model")
-        run_id = str(active.info.run_id)
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(redact(f"MLflow at {config.uri} cannot be used: {_first_line(error)}")) from error
-    (directory / MARKER).write_text(json.dumps({"run_id": run_id, "uri": redact(config.uri)}) + "\n")
+
+def is_complete(directory: Path) -> bool:
+    """Whether MLflow holds all of the run."""
+    told = Told.read(directory)
+    return told is not None and told.complete
+
+
+def _record_of(directory: Path) -> dict[str, Any]:
+    path = directory / "run.json"
+    if not path.is_file():
+        raise ConfigurationError(f"{directory} is not the directory of a run: it holds no run.json")
+    return {"status": "FINISHED", **json.loads(path.read_text(encoding="utf-8"))}
+
+
+def _complete(directory: Path, record: Mapping[str, Any], store: Store) -> str:
+    """Small things first: a disk that is full leaves at least the figures of the run."""
+    run_id = opened(store, directory, record)
+    store.find(known(directory).key)  # removes a second run with this key, of a request that was thought lost
+    finished = record["status"] == "FINISHED"
+    described = {**record, "tags": record["tags"] | (_tags_of_results(record) if finished else {})}
+    store.describe(run_id, described)
+    model_id, is_whole = None, True
+    if finished:
+        model_id, is_whole = store.model(run_id, _checksum(directory / "model"), record["parameters"])
+    send_history(store, directory, doubtful=True, model_id=model_id)
+    store.send_files(run_id, _files(directory, record))
+    if model_id is not None:
+        if not is_whole:
+            store.send_model(run_id, model_id, directory / "model")
+        store.link_model(run_id, model_id)
+    store.set_status(run_id, "FINISHED" if finished else "KILLED")
+    replace(known(directory), complete=finished).write(directory)
     return run_id
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _checksum(model: Path) -> str:
+    return hashlib.sha256((model / "slantwise.json").read_bytes()).hexdigest()
 
 
-def _experiment(config: TrackingConfig) -> str:
-    """The experiment's id; a new one of a database store keeps its files where the configuration says."""
-    import mlflow
-
-    if config.uri.startswith("sqlite:///"):
-        Path(config.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(config.uri)
-    known = mlflow.get_experiment_by_name(config.experiment)
-    if known is not None:
-        return str(known.experiment_id)
-    location = None
-    if config.artifacts and not config.uri.startswith("http"):
-        location = Path(config.artifacts).resolve().as_uri()
-    return str(mlflow.create_experiment(config.experiment, artifact_location=location))
+def _files(directory: Path, record: Mapping[str, Any]) -> list[tuple[Path, str | None]]:
+    """The files that become artifacts, each with its folder there."""
+    tasks = record.get("tasks", {})
+    files: list[tuple[Path, str | None]] = []
+    for folder in (None, *tasks) if len(tasks) > 1 else (None,):
+        here = directory / (folder or "")
+        plots = f"{folder}/plots" if folder else "plots"
+        files += [(here / name, folder) for name in ARTIFACTS if (here / name).is_file()]
+        files += [(path, plots) for path in sorted((here / "plots").glob("*")) if path.is_file()]
+    return files
 
 
-def _log(record: Mapping[str, Any], directory: Path) -> None:
-    import mlflow
-
-    primary = {name: task["headline"][0] for name, task in record["tasks"].items()}
-    mlflow.set_tags(record["tags"] | {"task": ",".join(primary), "primary_metric": ",".join(primary.values())})
-    mlflow.log_params(record["parameters"])
-    for data in record["datasets"]:
-        mlflow.log_input(_dataset(data), context=data["context"])
-    mlflow.log_metrics(_flat_metrics(record))
-    for entry in record["history"]:
-        mlflow.log_metrics({k: v for k, v in entry.items() if k != "step"}, step=int(entry["step"]))
-    folders = [None, *record["tasks"]] if len(record["tasks"]) > 1 else [None]
-    for folder in folders:
-        files = directory / (folder or "")
-        for name in ARTIFACTS:
-            if (files / name).exists():
-                mlflow.log_artifact(str(files / name), folder)
-        if (files / "plots").is_dir():
-            mlflow.log_artifacts(str(files / "plots"), f"{folder}/plots" if folder else "plots")
+def _tags_of_results(record: Mapping[str, Any]) -> dict[str, str]:
+    """Which metric the runs of a task are compared by, and a description with the headline figures."""
+    tasks = record["tasks"]
+    lines = []
+    for name, task in tasks.items():
+        estimates = {metric: Estimate(**task["metrics"][metric]) for metric in task["headline"][:HEADLINES]}
+        figures = [f"{metric} {' '.join(format_estimate(e))}" for metric, e in estimates.items() if e.value is not None]
+        lines.append(f"**{name}** on test: {', '.join(figures)}")
+    return {
+        "task": ",".join(tasks),
+        "primary_metric": ",".join(task["headline"][0] for task in tasks.values()),
+        "mlflow.note.content": "\n\n".join(lines),
+    }
 
 
-def _dataset(data: Mapping[str, Any]) -> Any:
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
+def fold_metrics(record: Mapping[str, Any]) -> list[dict[str, float]]:
+    """For each fold, in order, its metrics as fold_<name>: in MLflow one curve over the folds."""
+    several = len(record["tasks"]) > 1
+    by_task = [[named_folds(name, fold, several) for fold in task["folds"]] for name, task in record["tasks"].items()]
+    return [{k: v for part in parts for k, v in part.items()} for parts in zip(*by_task, strict=True)]
 
-    return MetaDataset(LocalArtifactDatasetSource(", ".join(data["source"])), name=data["name"], digest=data["digest"])
+
+def named_folds(task: str, fold: Mapping[str, float], several: bool) -> dict[str, float]:
+    """One fold's metrics under the names that MLflow has for them."""
+    return {_name(f"{task}_fold_{name}" if several else f"fold_{name}"): value for name, value in fold.items()}
+
+
+def _name(text: str) -> str:
+    """MLflow's names take no brackets, "@" or "="."""
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in text)
 
 
 def _flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """What is compared between runs: headline metrics with their intervals as test_<name>_low and _high, label F1,
-    validation and fold figures, shortcuts, seconds; of several tasks each with the task's name before it. All others
-    are in the artifact metrics.json.
-
-    MLflow's names take no brackets, "@" or "="; an undefined metric is left out.
+    validation figures, shortcuts, seconds; of several tasks each with the task's name before it. All others are in
+    the artifact metrics.json; an undefined metric is left out.
     """
     flat: dict[str, float] = {"seconds": record["seconds"]}
     for name, task in record["tasks"].items():
@@ -158,7 +166,7 @@ def _task_metrics(task: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for prefix, metrics in (("test_", task["metrics"]), ("validation_", task["validation_metrics"])):
         for name, m in metrics.items():
-            key = "".join(c if c.isalnum() or c in "_-./ " else "_" for c in prefix + name)
+            key = _name(prefix + name)
             bounds = {"": m["value"]}
             if prefix == "test_" and name in task["headline"]:
                 bounds |= {"_low": m["low"], "_high": m["high"]}
@@ -167,11 +175,9 @@ def _task_metrics(task: Mapping[str, Any]) -> dict[str, float]:
             flat |= {key + ending: value for ending, value in bounds.items() if value is not None}
     for probe in task.get("shortcuts", ()):
         if probe["estimate"]["value"] is not None:
-            flat[f"shortcut_{probe['name']}_{probe['metric']}".replace("@", "_")] = probe["estimate"]["value"]
+            flat[_name(f"shortcut_{probe['name']}_{probe['metric']}")] = probe["estimate"]["value"]
     if task.get("shuffled_targets") and task["shuffled_targets"]["value"] is not None:
         flat[f"test_{task['headline'][0]}_shuffled_targets"] = task["shuffled_targets"]["value"]
-    for number, fold in enumerate(task["folds"], start=1):
-        flat |= {f"fold_{number}_{name}": value for name, value in fold.items() if value == value}
     return flat
 
 
@@ -195,11 +201,20 @@ def main() -> None:
 
 def _job(config: Any) -> None:
     chosen = to_object(config, PublishConfig)
-    progress = Progress()
-    load(Path(chosen.run_dir))  # a damaged model is not published
-    with progress.step(f"publish {chosen.run_dir}"):
-        run_id = publish(Path(chosen.run_dir), chosen.tracking)
-    progress.say(redact(f"MLflow run {run_id} at {chosen.tracking.uri}"))
+    directory, progress = Path(chosen.run_dir), Progress()
+    uri = redact(chosen.tracking.uri)
+    if is_complete(directory):
+        progress.say(f"MLflow run {known(directory).run_id} at {known(directory).uri} is complete: nothing to publish")
+        return
+    with at_rest(directory):
+        finished = _record_of(directory)["status"] == "FINISHED"
+        if finished:
+            load(directory)  # a damaged model is not published
+        with progress.step(f"publish {directory}"):
+            run_id = publish(directory, chosen.tracking)
+    progress.say(f"MLflow run {run_id} at {uri}")
+    if not finished:
+        progress.warn("the run was interrupted; MLflow has what there is of it, the same command goes on with it")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from evaluation.metrics import compute
-from evaluation.predictions import Predictions
-from evaluation.report import LOWER_IS_BETTER
 from slantwise.article import Example
 from slantwise.batching import RankBatches, TrainingBatches, padding_share
 from slantwise.body import Body
@@ -37,8 +34,10 @@ from slantwise.task import Kind, Task
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Encoded, cut_facts
 from training import processes
+from training.cache import StepCache
 from training.encoder_config import TransformerConfig
-from training.fitting import Fitted, Floats, Part, Workspace
+from training.encoding import encode
+from training.fitting import Fitted, Floats, Part, Workspace, primary_score
 from training.network import Network, freeze, label_weights, losses, parameter_groups
 from training.pretrained import load_encoder, takes_segments
 
@@ -74,8 +73,8 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
     freeze(network, config.freeze_layers)
     body = Body(tokenizer, TorchRuntime(module, choose_device(config.device)), config.windowing, pad,
                 config.pooling, provenance=provenance)  # fmt: skip
-    examples = _Joined.of([(part.task, part.train) for part in parts], body)
-    judged = _Joined.of([(part.task, part.validation) for part in parts], body)
+    examples = _Joined.of([(part.task, part.train) for part in parts], body, workspace.cache)
+    judged = _Joined.of([(part.task, part.validation) for part in parts], body, workspace.cache)
     trainer = _train(network, body, examples, judged, parts, config, workspace)
     final = trainer.body()
     vectors = final.vectors_of(judged.encoded)
@@ -109,14 +108,14 @@ class _Joined:
     kinds: Mapping[str, Kind]
 
     @classmethod
-    def of(cls, labelled: Sequence[tuple[Task, Any]], body: Body) -> _Joined:
+    def of(cls, labelled: Sequence[tuple[Task, Any]], body: Body, cache: StepCache | None = None) -> _Joined:
         place: dict[Example, int] = {}
         rows = {}
         for task, part in labelled:
             found = [place.setdefault(example, len(place)) for example in part.examples]
             rows[task.name] = np.array(found, np.int64)
         wanted = {task.name: _wanted(task, part) for task, part in labelled}
-        return cls(body.windower.encode(list(place)), rows, wanted, {task.name: task.kind for task, _ in labelled})
+        return cls(encode(body, list(place), cache), rows, wanted, {task.name: task.kind for task, _ in labelled})
 
     def by_example(self) -> list[dict[str, list[int]]]:
         """For each distinct example, by task, the rows of `wanted` that are about it."""
@@ -276,31 +275,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.model.eval()
         attention = None if self.model.attention is None else _numpy(self.model.attention.weight)[0]
         return replace(self.template, attention=attention)
-
-
-def primary_score(part: Part, probabilities: Floats, metric: str) -> float:
-    """`metric` of the part's validation split, the higher the better; labels of a multilabel task at the best common
-    threshold for micro-F1, since their own are fitted later."""
-    validation, task = part.validation, part.task
-    if task.kind == "multiclass":
-        predicted: Any = probabilities.argmax(axis=1).astype(np.int64)
-    else:
-        predicted = probabilities >= _common_threshold(validation.gold, probabilities)
-    predictions = Predictions(
-        task, "validation", validation.ids, [""] * len(validation), validation.gold, probabilities, predicted,
-        validation.groups, [e.target for e in validation.examples], validation.sources,
-    )  # fmt: skip
-    found = float(compute(predictions, [metric])[metric])
-    if math.isnan(found):
-        raise CorpusError(f"{metric} is not defined on the {len(validation)} validation examples of task {task.name}")
-    return -found if metric in LOWER_IS_BETTER else found
-
-
-def _common_threshold(gold: npt.NDArray[Any], probabilities: Floats) -> float:
-    thresholds = np.unique(np.quantile(probabilities, np.linspace(0.5, 1, 51)))
-    fired = probabilities[None] >= thresholds[:, None, None]
-    hits = (fired & gold.astype(bool)).sum(axis=(1, 2))
-    return float(thresholds[np.argmax(2 * hits / (fired.sum(axis=(1, 2)) + gold.sum()))])
 
 
 class _Watcher(TrainerCallback):  # type: ignore[misc]

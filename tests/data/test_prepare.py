@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.config import CleaningConfig, CorpusConfig, LabelsConfig, SplitConfig, SplitKind
-from data.corpus import Corpus, load_corpus
+from data.corpus import SEVERAL, Corpus, load_corpus
 from data.prepare import CleanCorpus, clean_corpus, encode, fit_cleaner, split_corpus, split_without_test
+from slantwise.errors import CorpusError
 from slantwise.task import Task
 
 Row = dict[str, Any]
@@ -218,3 +219,45 @@ def test_a_given_split_reaches_the_examples(tmp_path: Path, tiny_rows: list[Row]
     (split,), _ = split_corpus(cleaned, SplitConfig(kind=SplitKind.given))
     assert split.rows("test") == list(range(0, len(tiny_rows), 4))
     assert 0 < len(split.rows("validation")) < 20
+
+
+# --- Further columns --------------------------------------------------------------------------------------------------
+
+
+def with_sections(rows: list[Row]) -> list[Row]:
+    return [{**row, "section": [" home ", "world", "", None][i % 4], "desk": {"page": i}} for i, row in enumerate(rows)]
+
+
+def test_further_columns_reach_the_examples_and_leave_the_fingerprint(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    rows = with_sections(tiny_rows)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = CorpusConfig(path=str(path))
+    corpus = load_corpus(config, ["section", "desk.page"])
+    assert corpus.fingerprint == load_corpus(config).fingerprint
+    examples = clean(corpus, "stance").examples(range(len(rows)))
+    number = {row["id"]: i for i, row in enumerate(rows)}
+    of_rows = [number[id_] for id_ in examples.ids]
+    assert examples.columns["section"] == [["home", "world", None, None][i % 4] for i in of_rows]
+    assert examples.columns["desk.page"] == [str(i) for i in of_rows]
+    assert set(clean(load_corpus(config), "stance").examples([0]).columns) == {"language", "published"}
+
+
+def test_a_further_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, tiny_rows: list[Row]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in with_sections(tiny_rows)), encoding="utf-8")
+    message = r"no column 'sektion' \(evaluation.slices sektion\); it has .*'section'"
+    with pytest.raises(CorpusError, match=message):
+        load_corpus(CorpusConfig(path=str(path)), ["sektion"])
+
+
+def test_rows_of_one_article_that_differ_in_a_further_column_say_so(tmp_path: Path) -> None:
+    rows = [
+        {"id": id_, "text": f"{id_} says no to the plan", "about": about, "says": "against", "section": section}
+        for id_, about, section in [("a", "plan", "home"), ("a", "mayor", "world"), ("b", "plan", "home")]
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    stance = LabelsConfig(columns=["says"], target="about")
+    corpus = load_corpus(CorpusConfig(path=str(path), merge_rows=True, stance=stance), ["section"])
+    assert corpus.table["column.section"].to_pylist() == [SEVERAL, "home"]

@@ -116,6 +116,7 @@ def test_facts_of_a_temperature_hold_the_figures_from_before() -> None:
     assert facts["calibration"] == "temperature"
     assert facts["temperature"] == pytest.approx(3)
     assert facts["uncalibrated_ece"] == compute(predictions, ["ece"])["ece"] > 3 * facts["ece_by_chance"]
+    assert facts["uncalibrated_ece_debiased"] == compute(predictions, ["ece_debiased"])["ece_debiased"]
     assert facts["fitted"] == {"calibration": "temperature"}
     json.dumps(facts, allow_nan=False)
 

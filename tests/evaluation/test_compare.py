@@ -21,22 +21,11 @@ from data.config import CorpusConfig
 from data.corpus import Corpus, load_corpus
 from data.prepare import clean_corpus
 from evaluation import compare
-from evaluation.compare import (
-    CompareConfig,
-    Entry,
-    comparison_figures,
-    comparison_table,
-    p_text,
-    prepare,
-    read_entries,
-    read_source,
-    rounded,
-    verdict,
-    with_names,
-    write_comparison,
-)
+from evaluation.compare import comparison_figures, with_names, write_comparison
+from evaluation.compare_page import comparison_table, p_text, render, rounded, verdict
+from evaluation.contest import CompareConfig, Entry, prepare, read_entries, read_source
 from evaluation.metrics import compute
-from evaluation.predictions import Predictions
+from evaluation.predictions import AnswerColumns, Predictions
 from slantwise.cleaning import Cleaner
 from slantwise.errors import ConfigurationError, CorpusError
 from tests.conftest import Row, WriteJsonl
@@ -177,7 +166,7 @@ def test_columns_labels_and_prefixes_can_be_mapped(
     for row in rows:
         row["answer"] = {"favor": "pro", "against": "con", "neutral": "neutral"}[row["answer"]]
     theirs = write_csv(tmp_path / "theirs.csv", rows)
-    columns = compare.AnswerColumns(id="doc", target="entity", label="answer", probability_prefix="p_")
+    columns = AnswerColumns(id="doc", target="entity", label="answer", probability_prefix="p_")
     figures, _ = compared(
         tiny_corpus, [str(written("stance", 1)), str(theirs)], judged_task="stance", columns=columns,
         label_map={"pro": "favor", "con": "against"},
@@ -191,7 +180,7 @@ def test_scores_of_the_score_command_can_be_judged(
 ) -> None:
     made = predictions(tiny_corpus, "topic", 1)
     rows = [{"id": row.pop("id"), "topic": {"label": row.pop("label"), "probabilities": row}} for row in rows_of(made)]
-    columns = compare.AnswerColumns(label="topic.label", probability_prefix="topic.probabilities.")
+    columns = AnswerColumns(label="topic.label", probability_prefix="topic.probabilities.")
     figures, _ = compared(
         tiny_corpus, [str(written("topic", 1)), str(write_jsonl(rows, "scores.jsonl"))], columns=columns
     )
@@ -211,7 +200,7 @@ def test_a_file_without_probabilities_is_compared_by_its_labels(
     assert figures["comparisons"][0]["differences"]["accuracy"]["p"] is not None
     assert changed
     assert all(flip["gained"] is None for flip in changed)
-    page = Page(compare.render(figures, changed, ""))
+    page = Page(render(figures, changed, ""))
     assert "no probabilities: log loss, calibration error and average precision are undefined" in page.text
 
 
@@ -479,26 +468,49 @@ def test_only_slices_whose_interval_excludes_zero_are_coloured(
     found = [each["excludes_zero"] for each in figures["comparisons"][0]["slices"]]
     assert len(found) == 6  # three topics, three sources
     assert 0 < sum(found) < 6
-    html = compare.render(figures, changed, "")
+    html = render(figures, changed, "")
     table = html[html.index('<section id="slices"') : html.index('<section id="flips"')]
     assert len(re.findall(r'<td class="(?:shown|worse)"', table)) == sum(found)
+
+
+def test_a_column_that_is_named_becomes_a_slice_with_a_picture_of_its_own(
+    tiny_corpus: Corpus, tiny_rows: list[Row], written: Callable[..., Path], write_jsonl: WriteJsonl
+) -> None:
+    rows = [{**row, "section": ["home", "world"][i % 2], "desk": None} for i, row in enumerate(tiny_rows)]
+    corpus = load_corpus(CorpusConfig(path=str(write_jsonl(rows, "rows.jsonl"))), ["section", "desk"])
+    models = [str(written("topic", 1)), str(written("topic", 2))]
+    figures, changed = compared(corpus, models)
+    found = figures["comparisons"][0]["slices"]
+    assert {(each["value"], each["n"]) for each in found if each["kind"] == "section"} == {("home", 36), ("world", 36)}
+    assert {each["kind"] for each in found} == {"label", "source", "section"}  # of a desk nobody says anything
+    html = render(figures, changed, "")
+    assert re.findall(r"<h4>by (\w+)", html) == ["label", "source", "section"]
+    same = compared(tiny_corpus, models)[0]["comparisons"][0]["slices"]
+    assert [each for each in found if each["kind"] != "section"] == same
 
 
 def test_nothing_in_a_corpus_or_a_name_can_become_markup(
     tiny_rows: list[Row], write_jsonl: WriteJsonl, tmp_path: Path
 ) -> None:
     rows = [
-        {**row, "id": f"{PAYLOAD}{i}", "source": PAYLOAD, "text": f"{PAYLOAD} {row['text']}"}
+        {
+            **row,
+            "id": f"{PAYLOAD}{i}",
+            "source": PAYLOAD,
+            "text": f"{PAYLOAD} {row['text']}",
+            PAYLOAD: PAYLOAD + str(i % 2),
+        }
         for i, row in enumerate(tiny_rows)
     ]
-    corpus = load_corpus(CorpusConfig(name=PAYLOAD, path=str(write_jsonl(rows, "rows.jsonl"))))
+    corpus = load_corpus(CorpusConfig(name=PAYLOAD, path=str(write_jsonl(rows, "rows.jsonl"))), [PAYLOAD])
     models = []
     for seed in (1, 2):
         path = tmp_path / f"{seed}.parquet"
         predictions(corpus, "stance", seed).write(path)
         models.append({f"{PAYLOAD}{seed}": str(path)})
     figures, changed = compared(corpus, models, judged_task="stance")
-    page = Page(compare.render(figures, changed, PAYLOAD))
+    assert PAYLOAD in {each["kind"] for each in figures["comparisons"][0]["slices"]}
+    page = Page(render(figures, changed, PAYLOAD))
     assert {"script", "img"} & set(page.elements) == set()
     assert page.open == []
     assert page.text.count(PAYLOAD) > 5

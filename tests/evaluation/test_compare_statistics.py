@@ -215,6 +215,29 @@ def test_a_model_compared_with_itself_does_not_differ() -> None:
     assert (difference.estimate.value, difference.p, difference.shown, difference.needed) == (0.0, 1.0, False, None)
 
 
+def test_swaps_of_a_model_with_itself_leave_its_calibration_error() -> None:
+    rng = np.random.default_rng(13)
+    gold, given = rng.integers(3, size=60), rng.dirichlet(np.ones(3), 60)
+    model = predictions_of(TOPIC, gold, given.argmax(axis=1), [f"g{i // 2}" for i in range(60)], given)
+    assert permutation_test(model, model, ["ece", "ece_debiased"], 99, 0) == ({"ece": 1.0, "ece_debiased": 1.0}, True)
+
+
+def test_the_calibration_error_of_several_runs_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(14)
+    for seed in range(20):
+        given = rng.dirichlet(np.ones(3), 90)
+        gold = np.array([rng.choice(3, p=p / p.sum()) for p in given])
+        runs = []
+        for _ in range(3):
+            again = given * np.exp(0.1 * rng.normal(size=given.shape))
+            again /= again.sum(axis=1, keepdims=True)
+            runs.append(predictions_of(TOPIC, gold, again.argmax(axis=1), None, again))
+        several = [Contestant("a", runs[:1]), Contestant("b", runs)]
+        found = compare(several, ["ece"], 200, 19, seed).estimates["b"]["ece"]
+        assert found.value == pytest.approx(np.mean([compute(run)["ece"] for run in runs]))
+        assert 0 <= found.low < found.value < found.high  # type: ignore[operator]
+
+
 def test_one_group_gives_neither_interval_nor_a_difference() -> None:
     rng = np.random.default_rng(12)
     gold = rng.integers(3, size=20)

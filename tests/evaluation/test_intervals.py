@@ -85,7 +85,7 @@ def right_or_wrong(right: npt.NDArray[np.bool_], groups: Sequence[str] | None = 
 def test_resampled_values_are_the_metrics_of_the_drawn_examples(task: Task) -> None:
     predictions = random_predictions(task, n=60, n_groups=12)
     codes = group_codes(predictions.groups)
-    names = [name for name in available(task) if name not in ("ece", "classwise_ece")]  # bins of the whole sample
+    names = [name for name in available(task) if "ece" not in name]  # whose bins are of the whole sample
     on_all, resampled = resample(predictions, names, resamples=20, seed=7)
     assert on_all == pytest.approx(compute(predictions, names), abs=1e-9, nan_ok=True)
     (drawn,) = draw_counts(int(codes.max()) + 1, resamples=20, seed=7, chunk=20)
@@ -227,7 +227,7 @@ def test_few_groups_are_warned_of_and_many_are_not() -> None:
 @pytest.mark.parametrize("task", [STANCE, FRAMING], ids=lambda task: task.kind)
 def test_jackknife_values_are_the_metrics_without_each_group(task: Task) -> None:
     predictions = random_predictions(task, n=60, n_groups=12)
-    names = [name for name in available(task) if name not in ("ece", "classwise_ece")]  # bins of the whole sample
+    names = [name for name in available(task) if "ece" not in name]  # whose bins are of the whole sample
     found, codes = GroupSums.of(predictions, names).jackknife(), group_codes(predictions.groups)
     for group in range(12):
         expected = compute(predictions.select(np.flatnonzero(codes != group)), names)
@@ -258,6 +258,36 @@ def test_the_interval_of_a_calibration_error_does_not_follow_its_bias(interval: 
     low, high = np.quantile(resample(predictions, ["ece"], 1000, 0)[1]["ece"], [0.025, 0.975])
     assert (found.low, low > 0.05) == (0, True)
     assert 0 < found.high < high  # type: ignore[operator]
+
+
+def calibrated(task: Task, n: int, rng: np.random.Generator) -> Predictions:
+    """Perfect probabilities."""
+    top = rng.uniform(0.5, 1.0, size=n)
+    given = np.column_stack([top, 1 - top])
+    gold = (rng.random(n) > top).astype(np.int64)
+    if task.kind == "multiclass":
+        return predictions_of(task, gold, np.zeros(n), None, given)
+    return predictions_of(task, np.column_stack([1 - gold, gold]), given > 0.5, None, given)
+
+
+@pytest.mark.parametrize("task", [TOPIC, Task("framing", "multilabel", ("a", "b"))], ids=lambda task: task.kind)
+def test_intervals_hold_the_calibration_error_that_was_measured_and_the_one_without_noise(task: Task) -> None:
+    rng = np.random.default_rng(6)
+    estimates = [evaluate(calibrated(task, 150, rng), ["ece", "ece_debiased"], 200, seed) for seed in range(60)]
+    for found in estimates:
+        for each in found.values():
+            assert each.low is None or each.low <= each.value <= each.high  # type: ignore[operator]
+    drawn_out = sum(found["ece"].high == found["ece"].value for found in estimates)
+    assert 2 <= drawn_out <= 15  # chance makes some measured errors so large that the truth is clearly below them
+
+
+def test_without_noise_a_calibration_error_is_nearer_to_the_truth() -> None:
+    rng = np.random.default_rng(7)
+    found = [compute(calibrated(TOPIC, 300, rng), ["ece", "ece_debiased"]) for _ in range(100)]
+    measured, debiased = (np.array([each[name] for each in found]) for name in ("ece", "ece_debiased"))
+    assert measured.mean() > 0.06  # of probabilities that are perfect
+    assert debiased.mean() < 0.65 * measured.mean()
+    assert (debiased**2).mean() < 0.5 * (measured**2).mean()
 
 
 def test_the_interval_of_a_large_calibration_error_surrounds_it() -> None:

@@ -13,6 +13,7 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from evaluation.metrics import (
     FNC_LABELS,
@@ -376,21 +377,64 @@ def test_ece_sums_within_bins_before_it_takes_absolute_values() -> None:
     assert compute(predictions, ["ece"]) == {"ece": exactly(expected)}
 
 
-def test_ece_and_its_mean_over_labels_agree_with_bins_cut_one_by_one() -> None:
+def binned_error(confidences: npt.NDArray[np.float64], outcomes: npt.NDArray[np.bool_]) -> float:
+    """The calibration error of 15 bins of equal size, cut one by one."""
+    bins = np.array_split(np.argsort(confidences), 15)
+    return sum(len(b) / len(confidences) * abs(outcomes[b].mean() - confidences[b].mean()) for b in bins)
+
+
+def test_multiclass_ece_and_its_mean_over_labels_agree_with_bins_cut_one_by_one() -> None:
     rng = np.random.default_rng(8)
     n, labels = 300, 4  # 20 confidences in each of 15 bins, no two of them equal
-    probabilities = rng.dirichlet(np.ones(labels), n).astype(np.float32)
+    given = rng.dirichlet(np.ones(labels), n).astype(np.float32).astype(np.float64)
     gold = rng.integers(labels, size=n)
-
-    def error(confidences: npt.NDArray[np.float64], outcomes: npt.NDArray[np.bool_]) -> float:
-        bins = np.array_split(np.argsort(confidences), 15)
-        return sum(len(b) / n * abs(outcomes[b].mean() - confidences[b].mean()) for b in bins)
-
     task = Task("topic", "multiclass", tuple(LETTERS[:labels]))
-    found = compute(predictions_of(task, gold, gold, probabilities), ["ece", "classwise_ece"])
-    given = probabilities.astype(np.float64)
-    assert found["ece"] == exactly(error(given.max(axis=1), given.argmax(axis=1) == gold))
-    assert found["classwise_ece"] == exactly(np.mean([error(given[:, i], gold == i) for i in range(labels)]))
+    found = compute(predictions_of(task, gold, gold, given), ["ece", "classwise_ece"])
+    assert found["ece"] == exactly(binned_error(given.max(axis=1), given.argmax(axis=1) == gold))
+    assert found["classwise_ece"] == exactly(np.mean([binned_error(given[:, i], gold == i) for i in range(labels)]))
+
+
+def test_multilabel_ece_and_its_mean_over_labels_agree_with_bins_cut_one_by_one() -> None:
+    rng = np.random.default_rng(8)
+    given = rng.uniform(size=(300, 3)).astype(np.float32).astype(np.float64)
+    gold = rng.random((300, 3)) < given**2
+    found = compute(
+        predictions_of(Task("framing", "multilabel", tuple("abc")), gold, gold, given), ["ece", "classwise_ece"]
+    )
+    assert found["ece"] == exactly(binned_error(given.ravel(), gold.ravel()))
+    assert found["classwise_ece"] == exactly(np.mean([binned_error(given[:, i], gold[:, i]) for i in range(3)]))
+
+
+def test_debiased_ece_takes_off_what_scipys_folded_normal_says_noise_adds() -> None:
+    rng = np.random.default_rng(9)
+    n, n_groups = 300, 60  # 20 confidences in each of 15 bins, no two of them equal
+    top = rng.uniform(0.5, 1.0, n).astype(np.float32)
+    gold = (rng.random(n) > top - 0.1).astype(np.int64)
+    groups = rng.permutation(np.arange(n) % n_groups)
+    predictions = replace(
+        predictions_of(Task("topic", "multiclass", ("a", "b")), gold, gold, np.column_stack([top, 1 - top])),
+        groups=[f"g{i}" for i in groups],
+    )
+    gaps = (gold == 0) - top.astype(np.float64)
+    noise_added, measured = 0.0, 0.0
+    for inside in np.array_split(np.argsort(top), 15):
+        of_groups = np.bincount(groups[inside], gaps[inside], n_groups)
+        error = of_groups.std(ddof=1) * math.sqrt(n_groups)  # of their sum
+        size = abs(of_groups.sum())
+        measured += size / n
+        noise_added += (stats.foldnorm(size / error, scale=error).mean() - size) / n
+    found = compute(predictions, ["ece", "ece_debiased"])
+    assert found == {"ece": exactly(measured), "ece_debiased": exactly(measured - noise_added)}
+    assert 0.05 < found["ece_debiased"] < found["ece"]
+
+
+def test_debiased_ece_is_never_below_0_and_undefined_for_one_group() -> None:
+    # Both bins' gaps are far smaller than their standard errors.
+    confidences, task = np.repeat([0.5, 0.75], 8), Task("topic", "multiclass", ("a", "b"))
+    gold = [0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0]
+    predictions = predictions_of(task, gold, gold, np.column_stack([confidences, 1 - confidences]))
+    assert compute(predictions, ["ece_debiased"]) == {"ece_debiased": 0.0}
+    assert math.isnan(compute(replace(predictions, groups=["one"] * 16), ["ece_debiased"])["ece_debiased"])
 
 
 @against_sklearn
@@ -451,6 +495,18 @@ def test_average_precision_of_each_class_is_one_against_the_rest() -> None:
     for i, label in enumerate(STANCES):
         expected = sk.average_precision_score(gold == i, probabilities[:, i])
         assert found[f"average_precision/{label}"] == exactly(expected)
+
+
+def test_multilabel_average_precision_and_its_mean_over_labels_agree_with_sklearn() -> None:
+    rng = np.random.default_rng(3)
+    gold, probabilities = rng.random((80, 3)) < 0.4, rng.integers(0, 9, size=(80, 3)) / 8
+    predictions = predictions_of(Task("framing", "multilabel", tuple("abc")), gold, gold, probabilities)
+    found = compute(predictions, ["mean_average_precision", *(f"average_precision/{label}" for label in "abc")])
+    for i, label in enumerate("abc"):
+        assert found[f"average_precision/{label}"] == exactly(
+            sk.average_precision_score(gold[:, i], probabilities[:, i])
+        )
+    assert found["mean_average_precision"] == exactly(sk.average_precision_score(gold, probabilities, average="macro"))
 
 
 def test_mean_average_precision_leaves_out_labels_without_gold_examples() -> None:

@@ -504,6 +504,14 @@ def test_inline_pictures_rule_nothing_outside_themselves_and_have_a_name() -> No
 # --- sections ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_verdict_says_how_far_probabilities_are_off_without_noise() -> None:
+    found = {"ece": Estimate(0.08, 0.0, 0.09, None), "ece_debiased": Estimate(0.034, 0.0, 0.061, None)}
+    data = report_data(multiclass(60, ["favor", "against", "neutral"]))
+    decision = {"uncalibrated_ece": 0.17, "uncalibrated_ece_debiased": 0.152}
+    figures = report_figures(replace(data, metrics={**data.metrics, **found}, decision=decision))
+    assert "Probabilities are off by .03 [.00, .06] on average (.15 before calibration)." in figures["verdict"]
+
+
 def test_the_calibration_section_shows_what_was_tried_and_what_chance_makes(tmp_path: Path) -> None:
     tried = {"none": {"log_loss": 0.912, "ece": 0.123}, "temperature": {"log_loss": 0.845, "ece": 0.067}}
     fitted = {"calibration": "temperature", "examples": 400, "held_out": tried, "not_compared": {"isotonic": "too few"}}

@@ -15,10 +15,12 @@ from data.config import CleaningConfig, CorpusConfig, SplitConfig
 from data.corpus import load_corpus
 from data.prepare import clean_corpus, fit_cleaner, split_corpus
 from data.splitting import Split
+from evaluation.judge import EvaluationConfig
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
 from evaluation.report import LEAST_EXAMPLES
 from evaluation.slices import NONE_GIVEN, Slice, find_slices, in_words, periods, seen_in_training
+from slantwise.errors import ConfigurationError
 from slantwise.task import Task
 from tests.conftest import Row, WriteJsonl
 
@@ -247,3 +249,24 @@ def test_what_training_has_seen_is_told_apart(tiny_rows: list[Row], write_jsonl:
     assert seen == {source: "unseen" if source == unseen else "seen" for source in set(found.sources)}
     assert set(found.columns["target in training"]) == {"seen"}
     assert set(found.columns["language"]) == {"en"}
+
+
+# --- Further columns --------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_many_numbers_is_cut_into_quarters_and_what_is_missing_stands_apart() -> None:
+    sizes = [None if i % 6 == 5 else str(1000 + 0.5 * i) for i in range(600)]
+    made = predictions(np.arange(600) % 10 == 0, columns={"size": sizes, "stars": [str(i % 5) for i in range(600)]})
+    found = find_slices(made, "accuracy", resamples=50).slices
+    quarters = by_value(found, "size")
+    names = ["1,000 to 1,074", "1,075 to 1,149", "1,150 to 1,224", "1,225 to 1,299"]
+    assert set(quarters) == {*names, NONE_GIVEN}
+    assert {each.n for each in quarters.values()} <= {100, 124, 125, 126}
+    assert set(by_value(found, "stars")) == {"0", "1", "2", "3", "4"}
+
+
+def test_columns_that_are_slices_anyway_and_doubled_ones_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"evaluation.slices names source, date, which examples are cut by"):
+        EvaluationConfig(slices=["section", "source", "date"])
+    with pytest.raises(ConfigurationError, match=r"names a column twice"):
+        EvaluationConfig(slices=["section", "section"])

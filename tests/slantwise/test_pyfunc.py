@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 import slantwise.model
-from slantwise.article import Article
 from slantwise.errors import ScoringError
+from slantwise.inputs import InputOptions, parse
 from slantwise.model import MANIFEST, Model, code_checksum
 from slantwise.pyfunc import ScoringModel
+from slantwise.scores import score_rows
 from training.pyfunc_model import INPUT_EXAMPLE, save_model
 
 BIN = Path(sys.executable).parent
@@ -56,6 +57,8 @@ cases = {
     "other columns": outcome(text.assign(likes=[1, 2])),
     "no rows": outcome(text[:0]),
     "no text column": outcome(pd.DataFrame({"body": ["Goal"]})),
+    "numbers as text": outcome(pd.DataFrame({"text": [1, 2]})),
+    "no titles": outcome(text.assign(id=[5, 6], title=[float("nan")] * 2, targets=[None, ["Tram Line"]])),
     "null text": outcome(pd.DataFrame({"text": ["Goal", None]})),
     "blank text": outcome(pd.DataFrame({"text": ["Goal", "  "]})),
     "targets as text": outcome(text.assign(targets="Tram Line")),
@@ -116,10 +119,14 @@ def cases(exported: Path, other_release: Path, tmp_path_factory: pytest.TempPath
     return found
 
 
+def scored(model: Model, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the local engine gives for the rows."""
+    return score_rows(model, [parse(row, number, InputOptions()) for number, row in enumerate(rows, start=1)])
+
+
 @pytest.fixture(scope="module")
 def expected(model: Model) -> list[dict[str, Any]]:
-    articles = [Article(r["id"], r["text"], r["title"], source=r["source"]) for r in ROWS]
-    return model.predict(articles, [r["targets"] or [] for r in ROWS])
+    return scored(model, *ROWS)
 
 
 def test_the_exported_model_runs_its_own_copy_of_the_code(cases: dict[str, Any], exported: Path) -> None:
@@ -133,7 +140,14 @@ def test_it_gives_the_rows_of_the_model(cases: dict[str, Any], expected: list[di
 
 @pytest.mark.parametrize("case", ["text only", "other index", "other columns"])
 def test_only_text_is_needed(cases: dict[str, Any], model: Model, case: str) -> None:
-    assert cases[case] == model.predict([Article("1", "Goal"), Article("2", "Frost")])
+    assert cases[case] == scored(model, {"text": "Goal"}, {"text": "Frost"})
+
+
+def test_ids_that_are_numbers_and_columns_without_a_value_are_no_reason_to_refuse(
+    cases: dict[str, Any], model: Model
+) -> None:
+    rows = {"id": "5", "text": "Goal"}, {"id": "6", "text": "Frost", "targets": ["Tram Line"]}
+    assert cases["no titles"] == scored(model, *rows)
 
 
 def test_no_rows_in_no_rows_out(cases: dict[str, Any]) -> None:
@@ -141,16 +155,30 @@ def test_no_rows_in_no_rows_out(cases: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("case", "codes"),
+    [
+        ("null text", [None, "missing_text"]),
+        ("blank text", [None, "empty_text"]),
+        ("targets as text", [None, None]),
+        ("nameless target", [None, "bad_targets"]),
+    ],
+)
+def test_a_bad_row_has_a_code_and_nulls_and_its_neighbours_their_scores(
+    cases: dict[str, Any], model: Model, case: str, codes: list[str | None]
+) -> None:
+    assert [row["error"] for row in cases[case]] == codes
+    for row in cases[case]:
+        assert [row[name] is None for name in model.heads] == [row["error"] is not None] * 3
+
+
+@pytest.mark.parametrize(
     ("case", "message"),
     [
         ("no text column", "Model is missing inputs ['text']"),
-        ("null text", "ScoringError: row 1: the text is missing"),
-        ("blank text", "ScoringError: row 1: the text is empty"),
-        ("targets as text", "Expected data to be list or numpy array, got str"),
-        ("nameless target", "ScoringError: row 1: targets is no list of names"),
+        ("numbers as text", "Incompatible input types for column text"),
     ],
 )
-def test_what_cannot_be_scored_is_named(cases: dict[str, Any], case: str, message: str) -> None:
+def test_a_table_that_is_none_of_articles_is_refused(cases: dict[str, Any], case: str, message: str) -> None:
     assert message in cases[case]
 
 
@@ -172,7 +200,7 @@ def test_a_null_or_nan_means_none(model: Model, none: float | None) -> None:
     scoring = ScoringModel()
     scoring.model = model
     table = pd.DataFrame({column: ["Goal" if column == "text" else none] for column in ROWS[0]}, dtype=object)
-    assert scoring.predict(None, table) == model.predict([Article("1", "Goal")])
+    assert scoring.predict(None, table) == scored(model, {"text": "Goal"})
 
 
 def test_ids_that_are_numbers_come_out_as_text(model: Model) -> None:
@@ -185,24 +213,46 @@ def test_ids_that_are_numbers_come_out_as_text(model: Model) -> None:
 def test_without_mlflow_s_checks_a_missing_column_is_named_too(model: Model) -> None:
     scoring = ScoringModel()
     scoring.model = model
-    with pytest.raises(ScoringError, match="column 'text' is missing; the input has body, head"):
+    with pytest.raises(ScoringError, match="column 'text' is missing; the input has 'body', 'head'"):
         scoring.predict(None, pd.DataFrame({"body": ["Goal"], "head": ["Sport"]}))
 
 
-def test_mlflow_models_predict_gives_what_slantwise_score_gives(exported: Path, tmp_path: Path) -> None:
-    table = {"columns": list(ROWS[0]), "data": [list(row.values()) for row in ROWS]}
-    (tmp_path / "in.json").write_text(json.dumps({"dataframe_split": table}))
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+BAD: list[dict[str, Any]] = [
+    {"id": "d", "text": None, "title": None, "source": None, "targets": None},
+    {"id": "e", "text": "Goal", "title": None, "source": None, "targets": [""]},
+]
+
+
+def predict(exported: Path, folder: Path, name: str, kind: str) -> list[dict[str, Any]]:
+    """What `mlflow models predict` makes of the file."""
     call(
         str(BIN / "mlflow"), "models", "predict", "-m", str(exported), "--env-manager", "local",
-        "-i", "in.json", "-t", "json", "-o", "out.json", cwd=tmp_path,
+        "-i", name, "-t", kind, "-o", "out.json", cwd=folder,
     )  # fmt: skip
-    call(str(BIN / "slantwise"), "score", f"model={exported}", "input=in.jsonl", "output=out.jsonl", cwd=tmp_path)
-    predicted = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    predictions: list[dict[str, Any]] = json.loads((folder / "out.json").read_text())["predictions"]
+    return predictions
+
+
+def test_mlflow_models_predict_gives_what_slantwise_score_gives(exported: Path, tmp_path: Path) -> None:
+    table = {"columns": list(ROWS[0]), "data": [list(row.values()) for row in [*ROWS, *BAD]]}
+    (tmp_path / "in.json").write_text(json.dumps({"dataframe_split": table}))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *BAD]))
+    predicted = predict(exported, tmp_path, "in.json", "json")
+    call(
+        str(BIN / "slantwise"), "score", f"model={exported}", "input=in.jsonl", "output=out.jsonl",
+        cwd=tmp_path,
+    )  # fmt: skip
     scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row.pop("error") for row in scored] == [None] * 3
+    assert [row["error"] for row in scored] == [None, None, None, "missing_text", "bad_targets"]
     assert flat(predicted) == pytest.approx(flat(scored), abs=1e-6)
     assert labels(predicted) == labels(scored)
+
+
+def test_mlflow_models_predict_reads_csv_with_empty_cells(exported: Path, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('id,text,title,targets\n1,Goal,,Tram Line|Harbour Plan\n2,"",,\n3,NA,,\n')
+    found = predict(exported, tmp_path, "in.csv", "csv")
+    rows = {"id": "1", "text": "Goal", "targets": ["Tram Line", "Harbour Plan"]}, {"id": "2"}, {"id": "3"}
+    assert found == scored(model, *rows)
 
 
 def flat(value: Any) -> list[float]:
@@ -227,14 +277,14 @@ def test_the_signature_asks_for_text_and_says_what_comes_out(exported: Path, mod
     assert {column.name: column.required for column in signature.inputs} == {
         "id": False, "text": True, "title": False, "source": False, "targets": False,
     }  # fmt: skip
-    assert [column.name for column in signature.outputs] == ["id", *(task.name for task in model.tasks)]
+    assert [column.name for column in signature.outputs] == ["id", "error", *model.heads]
 
 
 def test_the_input_example_can_be_scored(model: Model) -> None:
     scoring = ScoringModel()
     scoring.model = model
     row = scoring.predict(None, pd.DataFrame(INPUT_EXAMPLE))[0]
-    assert [entry["target"] for entry in row["stance"]] == INPUT_EXAMPLE["targets"][0]
+    assert (row["error"], [entry["target"] for entry in row["stance"]]) == (None, INPUT_EXAMPLE["targets"][0])
 
 
 def test_requirements_are_those_of_the_model_and_mlflow(exported: Path, model_directory: Path) -> None:

@@ -1,15 +1,17 @@
-"""The cache of embeddings: what is read is what was written, whatever happens to its files."""
+"""The caches: what is read is what was written, whatever happens to their files."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.cache import VectorCache, key_of
+from training.cache import ArrayCache, Memory, VectorCache, code_of, key_of
 
 GIGABYTE = 10**9
 
@@ -139,3 +141,88 @@ def test_processes_share_a_folder(tmp_path: Path) -> None:
 def test_keys_tell_where_their_parts_end() -> None:
     assert key_of(b"ab", b"c") != key_of(b"a", b"bc")
     assert key_of(b"ab", b"c") == key_of(b"ab", b"c")
+
+
+def arrays(folder: Path, heard: list[str] | None = None, max_bytes: int = GIGABYTE) -> ArrayCache:
+    return ArrayCache(folder, max_bytes, ([] if heard is None else heard).append)
+
+
+def made(number: int, calls: list[int]) -> Callable[[], dict[str, np.ndarray]]:
+    def compute() -> dict[str, np.ndarray]:
+        calls.append(number)
+        return {"x": np.full(1000, number), "name": np.frombuffer(b"text", np.uint8)}
+
+    return compute
+
+
+def test_arrays_of_a_step_are_computed_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+    for _ in range(2):
+        found = arrays(tmp_path).get("a", key_of(b"1"), made(1, calls))
+        assert (found["x"] == 1).all()
+        assert found["name"].tobytes() == b"text"
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "changed"])
+def test_damaged_arrays_are_told_of_and_computed_anew(damage: str, tmp_path: Path) -> None:
+    arrays(tmp_path).get("a", key_of(b"1"), made(1, []))
+    (path,) = tmp_path.glob("a/*.npz")
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    path.write_bytes({"cut": content[:-50], "emptied": b"", "changed": content}[damage])
+    heard: list[str] = []
+    found = arrays(tmp_path, heard).get("a", key_of(b"1"), made(1, []))
+    assert (found["x"] == 1).all()
+    assert len(heard) == 1
+    assert "damaged" in heard[0]
+
+
+def test_arrays_stay_within_the_bound(tmp_path: Path) -> None:
+    bounded = arrays(tmp_path, max_bytes=20_000)
+    for number in range(5):
+        bounded.get("a", key_of(b"%d" % number), made(number, []))
+        assert sum(path.stat().st_size for path in tmp_path.glob("a/*.npz")) <= 20_000
+
+
+def test_a_folder_that_cannot_be_written_to_holds_no_arrays_and_no_fit_up(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    heard: list[str] = []
+    calls: list[int] = []
+    blocked = arrays(place, heard)
+    for _ in range(2):
+        assert (blocked.get("a", key_of(b"1"), made(1, calls))["x"] == 1).all()
+    assert calls == [1, 1]
+    assert len(heard) == 1
+
+
+def _get_slowly(folder: Path, log: Path) -> None:
+    def compute() -> dict[str, np.ndarray]:
+        with log.open("a") as file:
+            file.write("computed\n")
+        time.sleep(0.3)
+        return {"x": np.ones(3)}
+
+    arrays(folder).get("a", key_of(b"1"), compute)
+
+
+def test_processes_that_ask_at_once_compute_once(tmp_path: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        pool.starmap(_get_slowly, [(tmp_path, tmp_path / "log")] * 3)
+    assert (tmp_path / "log").read_text() == "computed\n"
+
+
+def test_memory_drops_what_was_not_used_for_the_longest_time() -> None:
+    memory, made_now = Memory(25), []
+
+    def get(key: str) -> str:
+        return str(memory.get(key, lambda: made_now.append(key) or key.upper(), lambda made: 10))
+
+    assert [get(key) for key in ("a", "b", "a", "c", "a", "b")] == ["A", "B", "A", "C", "A", "B"]
+    assert made_now == ["a", "b", "c", "b"]
+
+
+def test_a_change_of_code_is_another_key() -> None:
+    assert code_of("training.cache") == code_of("training.cache")
+    assert code_of("training.cache") != code_of("training.linear")

@@ -398,3 +398,10 @@ def test_an_onnx_model_is_not_converted_again(exported: Path, tmp_path: Path) ->
 def test_an_onnx_model_can_be_put_together_with_others(exported: Path, tmp_path: Path) -> None:
     model = export([exported], tmp_path / "out")
     assert model.predict(articles()) == load(exported).predict(articles())
+
+
+def test_a_graph_says_nothing_of_the_machine_that_made_it(graph: Path) -> None:
+    """The exporter notes at each node where in the code it comes from, by its path."""
+    content = graph.read_bytes()
+    for place in (CHECKOUT, Path(torch.__file__).parents[1]):
+        assert str(place).encode() not in content
