@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from slantwise.article import Example
 from slantwise.batching import padding_share, sorted_batches
 from slantwise.errors import ConfigurationError, ModelError, ScoringError
-from slantwise.windows import Encoded, Windower, Windowing
+from slantwise.windows import LEAST_ARTICLE, Encoded, Windower, Windowing
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -73,6 +73,10 @@ class Body:
     def represent(self, examples: Sequence[Example], report: Callable[[int], None] = lambda done: None) -> Floats:
         """float32 (n, width), rows in input order. `report` is called with the number of windows done so far."""
         return self.beside_targets(self.vectors_of(self.encode(examples), report), examples)
+
+    def takes_target(self, target: str) -> bool:
+        """Whether the target leaves room for its article; one that is read for itself takes none of it."""
+        return self.pair != "cross" or self.windower.room(target) >= LEAST_ARTICLE
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """The windows that are read; a target that is read for itself is in none, but decides where they lie."""

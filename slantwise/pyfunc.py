@@ -20,7 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from slantwise.errors import ModelError, ScoringError
 from slantwise.inputs import BAD_TARGETS, WRONG_TYPE, InputOptions, Rejection, Request, parse
 from slantwise.model import MANIFEST, Model, _read_json, code_checksum, load
-from slantwise.scores import score_rows
+from slantwise.scores import answerable, score_rows
 
 COLUMNS = ("id", "text", "title", "source", "targets")
 OPTIONS = InputOptions()
@@ -53,7 +53,8 @@ class ScoringModel(PythonModel):  # type: ignore[misc]
             found = ", ".join(map(repr, model_input)) or "none"
             raise ScoringError(f"column 'text' is missing; the input has {found}")
         rows = zip(*(model_input[name] for name in names), strict=True)
-        requests = [parse(dict(zip(names, row, strict=True)), n, OPTIONS) for n, row in enumerate(rows, start=1)]
+        parsed = (parse(dict(zip(names, row, strict=True)), n, OPTIONS) for n, row in enumerate(rows, start=1))
+        requests = [answerable(self.model, request) for request in parsed]
         if os.environ.get(SERVING) == "true":
             _check_request(requests)
         scores = score_rows(self.model, requests)

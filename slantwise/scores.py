@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from slantwise.article import Example, classifier_text, read_article
 from slantwise.cleaning import Cleaner
-from slantwise.inputs import Rejection, Request
+from slantwise.inputs import BAD_TARGETS, Rejection, Request, shown
 from slantwise.model import Head, Model
 from slantwise.task import Task
 
@@ -46,8 +46,22 @@ def task_type(task: Task) -> pa.DataType:
     return pa.list_(pa.struct([("target", pa.string()), *parts])) if task.has_target else pa.struct(parts)
 
 
+def answerable(model: Model, request: Request | Rejection) -> Request | Rejection:
+    """The same, or a rejection where a target is so long that an encoder's window has no room left for the article."""
+    if isinstance(request, Rejection):
+        return request
+    for head in model.heads.values():
+        if not head.task.has_target or head.body is None:
+            continue
+        for target in request.targets:
+            if not head.body.takes_target(target):
+                reason = "the target leaves no room for the article in the encoder's windows; expected a shorter name"
+                return Rejection(request.id, BAD_TARGETS, "targets", shown(target), reason)
+    return request
+
+
 def score_rows(model: Model, requests: Sequence[Request | Rejection]) -> list[dict[str, Any]]:
-    """The scores as dictionaries, one for each request or rejection, in their order."""
+    """The scores as dictionaries, one for each request or rejection, in their order; all must be `answerable`."""
     good = [request for request in requests if isinstance(request, Request)]
     scored = iter(model.predict([r.article for r in good], [r.targets for r in good]))
     empty = dict.fromkeys(model.heads)

@@ -28,8 +28,8 @@ from slantwise.errors import ConfigurationError, ScoringError
 from slantwise.inputs import UNREADABLE_ROW, InputOptions, Rejection, Request, parse
 from slantwise.model import MANIFEST, Model, find_directory, load
 from slantwise.rows import MAX_ROW, json_row
-from slantwise.scores import score_batch, scores_schema
-from slantwise.workers import _request
+from slantwise.scores import answerable, score_batch, scores_schema
+from slantwise.workers import request_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -194,7 +194,8 @@ class _Job:
 
     def _score(self, model: Model, batch: pa.RecordBatch) -> pa.RecordBatch:
         numbers = batch.column(NUMBER)
-        scored = score_batch(model, self._requests(batch, numbers.to_pylist()))
+        requests = [answerable(model, request) for request in self._requests(batch, numbers.to_pylist())]
+        scored = score_batch(model, requests)
         if not self.numbered:
             return scored
         return scored.append_column(pa.field("row", pa.int64()), numbers.cast(pa.int64()))
@@ -209,7 +210,7 @@ class _Job:
     def _of_line(self, line: bytes, number: int) -> Request | Rejection:
         if len(line) > MAX_ROW:
             return Rejection(None, UNREADABLE_ROW, None, None, f"a line of more than {MAX_ROW >> 20} MiB")
-        return _request(json_row("", number, line.removeprefix(BOM_UTF8)), number, self.options)
+        return request_of(json_row("", number, line.removeprefix(BOM_UTF8)), number, self.options)
 
 
 @lru_cache(maxsize=2)

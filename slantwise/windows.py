@@ -154,6 +154,11 @@ class Windower:
         for example in chunk:
             yield example, of_text[example.text], None if example.target is None else of_target[example.target]
 
+    def room(self, target: str) -> int:
+        """The tokens of an article that a window has beside this target; LEAST_ARTICLE or more are needed."""
+        tokens = len(self.tokenizer.encode(target, add_special_tokens=False).ids)
+        return self.windowing.max_tokens - self.pair.size - tokens
+
     def _add(self, collected: _Collected, example: Example, text: Encoding, target: list[int] | None) -> None:
         frame = self.single if target is None else self.pair
         room = self.windowing.max_tokens - frame.size - len(target or ())

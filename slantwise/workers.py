@@ -28,7 +28,7 @@ from slantwise.model import Model, load
 from slantwise.monitoring import watched
 from slantwise.parts import OutputFormat, encode
 from slantwise.rows import BadRow, Row, UndecodableRow
-from slantwise.scores import score_batch
+from slantwise.scores import answerable, score_batch
 from slantwise.segments import Chunk
 from slantwise.summary import summarise
 
@@ -89,7 +89,7 @@ def score_chunk(chunk: Chunk) -> Scored:
     requests: list[Request | Rejection] = []
     quarantined: list[str] = []
     for number, row in enumerate(chunk.rows(), chunk.first):
-        request = _request(row, number, work.options)
+        request = answerable(model, request_of(row, number, work.options))
         requests.append(request)
         if isinstance(request, Rejection):
             quarantined.append(_entry(row, number, request))
@@ -118,7 +118,8 @@ def _far(model: Model, requests: Sequence[Request | Rejection], first: int) -> d
     return found
 
 
-def _request(row: Row | BadRow, number: int, options: InputOptions) -> Request | Rejection:
+def request_of(row: Row | BadRow, number: int, options: InputOptions) -> Request | Rejection:
+    """What a row that was read, or could not be, asks for."""
     if isinstance(row, Row):
         return parse(row.values, number, options)
     code = INVALID_TEXT if isinstance(row, UndecodableRow) else UNREADABLE_ROW

@@ -42,6 +42,7 @@ from training.redact import redact
 
 CHAMPION = "champion"
 REFUSED = 1  # exit status
+CALIBRATION = "ece_debiased"  # the measured error of a small test set is above 0 for perfect probabilities, too
 
 
 @dataclass
@@ -150,9 +151,9 @@ def judge_challenger(
         contest = prepare(sources, corpus, settings)
         metric = chosen.gate.metric or headline_metrics(contest.task, corpus.metrics.get(contest.task.name, []))[0]
         sure = chosen.evaluation
-        judged = [metric, "ece"]
+        judged = [metric, CALIBRATION]
         result = compare(contest.contestants, judged, sure.resamples, chosen.permutations, sure.seed, sure.interval)
-    score, ece = (result.estimates["challenger"][name] for name in (metric, "ece"))
+    score, ece = (result.estimates["challenger"][name] for name in (metric, CALIBRATION))
     rules = [*_own_rules(chosen.gate, metric, score, ece), _shortcut_rule(chosen, registry.shortcuts(run_id))]
     if champion is not None:
         difference = result.differences["challenger"][metric].estimate
@@ -163,7 +164,7 @@ def judge_challenger(
         "reason": chosen.reason,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "task": chosen.task_name,
-        "challenger": {"run": run_id, metric: asdict(score), "ece": asdict(ece)},
+        "challenger": {"run": run_id, metric: asdict(score), CALIBRATION: asdict(ece)},
         "champion": champion,
         "corpus": {"name": corpus.name, "sha256": corpus.fingerprint, "examples": len(contest.contestants[0].examples)},
         "gate": asdict(chosen.gate),
@@ -187,7 +188,10 @@ def _own_rules(gate: GateConfig, metric: str, score: Estimate, ece: Estimate) ->
         bound = "at most" if sign < 0 else "at least"
         rules.append(Rule(f"{metric}", f"{bound} {gate.minimum:g}", _shown(score), holds))
     calibrated = ece.value is not None and ece.value <= gate.largest_ece
-    return [*rules, Rule("calibration error (ece)", f"at most {gate.largest_ece:g}", _shown(ece), calibrated)]
+    return [
+        *rules,
+        Rule(f"calibration error ({CALIBRATION})", f"at most {gate.largest_ece:g}", _shown(ece), calibrated),
+    ]
 
 
 def _shortcut_rule(chosen: PromoteConfig, warning: str | None) -> Rule:

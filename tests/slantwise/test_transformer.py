@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from slantwise.body import Body
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
 from slantwise.errors import ModelError
+from slantwise.inputs import Rejection, Request
 from slantwise.linear import softmax
 from slantwise.model import MANIFEST, Head, Model, load, requirements
 from slantwise.network import TorchRuntime, WindowEncoder, choose_device
+from slantwise.scores import answerable, score_rows
 from slantwise.task import Task
 from slantwise.transformer import HEAD, TransformerClassifier
 from slantwise.windows import Windowing
@@ -249,3 +252,18 @@ def test_its_requirements_are_those_of_its_runtime_with_public_versions(body: Bo
     lines = requirements(make_model(body))
     assert {"torch", "transformers", "tokenizers", "safetensors"} <= {line.partition("==")[0] for line in lines}
     assert not [line for line in lines if "+" in line]
+
+
+def test_a_target_that_leaves_no_room_for_its_article_costs_its_own_row_alone(tiny_encoder: Path) -> None:
+    body = make_body(tiny_encoder)
+    model = Model({"stance": Head(STANCE, classifier(STANCE, body), Decision(), Cleaner())})
+    requests = [Request(ARTICLES[0], ("City Mayor",)), Request(ARTICLES[1], ("City Mayor", "z" * 60))]
+    good, bad = (answerable(model, request) for request in requests)
+    assert good is requests[0]
+    assert isinstance(bad, Rejection)
+    assert (bad.id, bad.code, bad.field) == ("two", "bad_targets", "targets")
+    assert [row["error"] for row in score_rows(model, [good, bad])] == [None, "bad_targets"]
+
+
+def test_a_target_that_is_read_for_itself_may_be_of_any_length(tiny_encoder: Path) -> None:
+    assert replace(make_body(tiny_encoder), pair="separate").takes_target("z" * 60)
