@@ -228,7 +228,9 @@ def _publish_finished(config: TrainConfig, place: Claim, progress: Progress) -> 
     with place.held(config.classifier):
         heads = load(place.directory, device="cpu").heads
         record = json.loads((place.directory / "run.json").read_text(encoding="utf-8"))
-        if config.tracking.enabled and processes.is_first():
+        if tracking.is_complete(place.directory):  # to open it once more would make it a running one
+            mlflow_run = tracking.publish(place.directory, config.tracking)
+        elif config.tracking.enabled and processes.is_first():
             with tracked(place.directory, config.tracking, progress) as tracker:
                 mlflow_run = _publish(config, place.directory, tracker, progress)
     results = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slantwise.article import Article
@@ -158,6 +158,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.c
 VALUES = st.recursive(SCALARS, lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=8)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # making nested values takes long on a busy machine
 @given(st.dictionaries(st.sampled_from(["id", "text", "title", "source", "targets", "stances", "path"]), VALUES))
 def test_no_row_raises_and_every_answer_can_be_written(values: dict[str, Any]) -> None:
     answer = parse(values, 1, OPTIONS)

@@ -53,7 +53,7 @@ def slantwise(server: TrackingServer, folder: Path, *arguments: str) -> subproce
 
 @pytest.fixture(scope="module")
 def registered(tracking_server: TrackingServer, tmp_path_factory: pytest.TempPathFactory) -> Registered:
-    from conftest import tiny_article
+    from tests.conftest import tiny_article
 
     corpus = tmp_path_factory.mktemp("corpus") / "tiny.jsonl"
     corpus.write_text("".join(json.dumps(tiny_article(number)) + "\n" for number in range(72)))

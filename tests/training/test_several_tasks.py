@@ -26,6 +26,7 @@ TASKS = ("topic", "framing", "stance")
 
 def slantwise(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)}
+    environment.pop("MLFLOW_TRACKING_URI", None)  # what an earlier test has left there
     done = subprocess.run(
         [sys.executable, "-m", "slantwise", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
