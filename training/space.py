@@ -34,6 +34,10 @@ class Dimension:
 
     def problem(self) -> str | None:
         """What is wrong with it."""
+        for name in ("low", "high", "step"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, NUMBERS)):
+                return f"{name}={value!r} is no number"
         if self.choices is not None:
             if (self.low, self.high, self.step) != (None, None, None) or self.log:
                 return "choices stand alone, without low, high, log and step"

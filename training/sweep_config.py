@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -22,7 +24,7 @@ PRUNERS = ("none", "median", "hyperband")
 class SearchConfig:
     """See configs/sweep/linear.yaml for what each option does."""
 
-    space: dict[str, Dimension] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)  # Dimension by option; Any, so that "+" can add one
     sampler: str = "auto"
     pruner: str = "none"
     folds: int = 1
@@ -32,6 +34,12 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         problems = []
+        known = {one.name for one in fields(Dimension)}
+        for name, one in self.space.items():
+            if isinstance(one, Mapping) and one.keys() <= known:
+                self.space[name] = Dimension(**one)
+            elif not isinstance(one, Dimension):
+                problems.append(f"sweep.space.{name}={one!r}; expected some of {', '.join(sorted(known))}")
         if self.sampler not in SAMPLERS:
             problems.append(f"sweep.sampler={self.sampler!r}; expected one of {', '.join(SAMPLERS)}")
         if self.pruner not in PRUNERS:

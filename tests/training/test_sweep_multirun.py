@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from benchmarks.sweep import composed
 from slantwise.command import CHECKOUT
+from slantwise.errors import ConfigurationError
 from training.multirun import GROUP, PARENT, ParentRun, group_tags
-from training.space import Space
+from training.space import Dimension, Space
 
 SPACES = sorted(path.stem for path in (CHECKOUT / "configs" / "sweep").glob("*.yaml"))
 
@@ -59,6 +60,23 @@ def test_every_search_space_fits_its_classifier(name: str) -> None:
         "task=topic", "corpus=sample", f"classifier={name.partition('_')[0]}", f"sweep={name}", "trials=1"
     )
     assert Space(config.sweep.space, config.classifier).distributions()
+
+
+def test_the_command_line_changes_adds_and_removes_dimensions() -> None:
+    config, _ = composed(
+        "task=topic", "corpus=sample", "trials=1", "sweep.space.C.high=1000", "~sweep.space.min_df",
+        "+sweep.space.window={choices:[3,7]}", "+sweep.space.max_features={low:1000,high:9000,log:true}",
+    )  # fmt: skip
+    space = config.sweep.space
+    assert space["C"] == Dimension(0.03, 1000, log=True)
+    assert space["window"] == Dimension(choices=[3, 7])
+    assert space["max_features"] == Dimension(1000, 9000, log=True)
+    assert "min_df" not in space
+
+
+def test_an_unknown_key_of_a_dimension_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"sweep\.space\.C=.*expected some of choices, high, log, low, step"):
+        composed("task=topic", "corpus=sample", "trials=1", "+sweep.space.C.most=3")
 
 
 @pytest.mark.parametrize("classifier", ["linear", "encoder", "transformer"])

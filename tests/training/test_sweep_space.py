@@ -58,6 +58,7 @@ def test_a_range_of_floats_is_a_grid_with_a_step_alone(dimension: Dimension, is_
         ({}, "empty"),
         ({"c": Dimension(1, 2)}, "c: no option of this classifier; expected some of loss, C"),
         ({"C": Dimension(1)}, "C: expected choices, or low and high"),
+        ({"C": Dimension("a", 1)}, "low='a' is no number"),  # type: ignore[arg-type]
         ({"C": Dimension(2, 1)}, "low=2 is not below high=1"),
         ({"C": Dimension(0, 1, log=True)}, "log wants a low above 0"),
         ({"C": Dimension(0, 1)}, "expected one or more numbers above 0"),
