@@ -7,10 +7,9 @@ read and finished ones written, and every so many rows a part is put on the disk
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -28,20 +27,18 @@ from slantwise.inputs import MAX_CHARACTERS, Columns, InputOptions
 from slantwise.manifest import NAME as JOURNAL
 from slantwise.manifest import Job, Manifest, PartRecord, lock, open_manifest, sha256_of, write_durably
 from slantwise.model import MANIFEST, Model, code_checksum, find_directory, load
-from slantwise.monitoring import drift_of, in_words
+from slantwise.monitoring import drift_of
 from slantwise.parts import OutputFormat, Part, join
-from slantwise.rows import Format, Layout, Row
-from slantwise.segments import BYTES, ROWS, Chunk, Position, chunk_rows, chunks, no_column, read_segments
+from slantwise.rows import Format, Layout
+from slantwise.segments import BYTES, ROWS, Chunk, Position, check_text, chunk_rows, chunks, read_segments
 from slantwise.sources import File, find_files, fingerprint, without_secrets
 from slantwise.spark import SparkSettings
-from slantwise.summary import add, rejected
+from slantwise.summary import NAME as SUMMARY
+from slantwise.summary import add, in_lines, judge, rejected, to_json
 from slantwise.task import Task
 from slantwise.workers import Scored, Work, score_chunk
 
-SUMMARY = "_summary.json"
 PART_ROWS, ENCODER_PART_ROWS = 50_000, 2_000  # a minute's work or so, which is what an interruption may cost
-JUDGED_AFTER = 1_000  # rows; before that many the share of rejected ones says little
-PEEKED = 100  # rows
 ENDINGS = {f".{form}": form for form in OutputFormat}
 
 
@@ -132,11 +129,7 @@ def _job(config: Any) -> None:
                 "error: a worker process was ended from outside, as the kernel does where memory runs out; what is "
                 "done is kept: run the same command again, with fewer workers (workers=1)"
             ) from None
-    print(f"{chosen.output}: {summary['rows']:,} rows, {rejected(summary):,} of them rejected")
-    if rejected(summary):
-        print("  " + ", ".join(f"{code} {n:,}" for code, n in summary["rejected"].items()))
-    for line in in_words(summary["drift"]):
-        print(f"  {line}")
+    print(f"{chosen.output}: " + "\n  ".join(in_lines(summary)))
 
 
 @contextmanager
@@ -311,18 +304,11 @@ def _code() -> str:
 
 
 def peek(found: Iterator[Chunk], columns: Columns) -> Iterator[Chunk]:
-    """The same chunks, after a look at the first rows: an input without the text column is an error, not rejected rows.
-
-    A JSONL file has no header; the column is missing only where none of its first PEEKED rows has it.
-    """
+    """The same chunks, after a look at the first rows: an input without the text is an error, not rejected rows."""
     first = next(found, None)
     if first is None:
         raise ScoringError("the input holds no rows")
-    readable = [row for row in islice(first.rows(), PEEKED) if isinstance(row, Row)]
-    roots = {columns.text, columns.text.split(".")[0]}
-    if readable and not any(roots & row.values.keys() for row in readable):
-        names = dict.fromkeys(name for row in readable for name in row.values)
-        raise ScoringError(no_column(readable[0].file, columns.text, names))
+    check_text(first.rows(), columns.text)
     return chain([first], found)
 
 
@@ -408,7 +394,7 @@ class Session:
             self.part.write(scored.encoded, scored.quarantined)
             self.of_part = add(self.of_part, scored.summary)
             self.rows += chunk.count
-            self._judge(add(self.summary, self.of_part))
+            judge(add(self.summary, self.of_part), self.max_rejected)
             if chunk.ends_part:
                 self._end_part(chunk)
         total = add(self.summary, self.of_part)
@@ -421,25 +407,12 @@ class Session:
         self.manifest.add(PartRecord(number, first, self.rows, files, self.of_part, chunk.end))
         self.summary, self.of_part, self.part = add(self.summary, self.of_part), {}, None
 
-    def _judge(self, total: Mapping[str, Any]) -> None:
-        """Raises ScoringError where too large a share of the rows so far was rejected."""
-        share = rejected(total) / self.rows
-        if self.rows < JUDGED_AFTER or share <= self.max_rejected:
-            return
-        codes = ", ".join(f"{code} {n:,}" for code, n in total["rejected"].items())
-        raise ScoringError(
-            f"{rejected(total):,} of the first {self.rows:,} rows were rejected ({codes}), more than "
-            f"max_rejected={self.max_rejected:g} of them; is the right column named (columns.text=…)? To go on all the "
-            "same, raise max_rejected"
-        )
-
     def complete(self, model: Model) -> dict[str, Any]:
         """Write the summary, with how far it is from the model's test split, and close the manifest."""
         references = {name: head.reference for name, head in model.heads.items()}
         summary = {**self.summary, "drift": drift_of(references, self.summary)}
         if not self.manifest.complete:
-            content = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-            write_durably(self.folder / SUMMARY, content.encode("utf-8"))
+            write_durably(self.folder / SUMMARY, to_json(summary))
             self.manifest.finish(summary)
         return summary
 

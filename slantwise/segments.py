@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slantwise.errors import ConfigurationError, CorpusError
+from slantwise.errors import ConfigurationError, CorpusError, ScoringError
 from slantwise.inputs import InputOptions
 from slantwise.rows import (
     COMPRESSED,
@@ -39,6 +39,7 @@ from slantwise.sources import File
 
 ROWS = 1_000  # of a chunk: enough for the vectoriser to work in bulk
 BYTES = 4 << 20  # of a chunk
+PEEKED = 100  # rows
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,15 @@ def _needed(file: File, names: list[str], options: InputOptions) -> list[str]:
         raise CorpusError(no_column(file.name, columns.text, names))
     wanted = {*roots.values(), "stances"} if columns.targets == "targets" else {*roots.values()}
     return [name for name in names if name in wanted]
+
+
+def check_text(rows: Iterable[Row | BadRow], column: str) -> None:
+    """Raises ScoringError where none of the first PEEKED rows has the text column: JSONL has no header to tell it."""
+    readable = [row for row in islice(rows, PEEKED) if isinstance(row, Row)]
+    roots = {column, column.split(".")[0]}
+    if readable and not any(roots & row.values.keys() for row in readable):
+        names = dict.fromkeys(name for row in readable for name in row.values)
+        raise ScoringError(no_column(readable[0].file, column, names))
 
 
 def no_column(file: str, column: str, names: Iterable[str]) -> str:

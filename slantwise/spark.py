@@ -11,13 +11,15 @@ executors; their Python needs what the model's requirements.txt names, and nothi
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import zipfile
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from slantwise.errors import ConfigurationError, ScoringError
-from slantwise.inputs import UNREADABLE_ROW, InputOptions, Rejection, Request, parse
+from slantwise.inputs import InputOptions, Rejection, Request
 from slantwise.model import MANIFEST, Model, find_directory, load
-from slantwise.rows import MAX_ROW, json_row
+from slantwise.monitoring import drift_of
+from slantwise.parts import QUARANTINE
+from slantwise.rows import MAX_ROW, BadRow, Row, json_row
 from slantwise.scores import answerable, score_batch, scores_schema
-from slantwise.workers import request_of
+from slantwise.segments import check_text
+from slantwise.summary import JUDGED_AFTER, add, in_lines, judge, to_json
+from slantwise.summary import NAME as SUMMARY
+from slantwise.task import Task
+from slantwise.workers import quarantine_entry, request_of, summary_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -39,6 +47,9 @@ if TYPE_CHECKING:
 CHUNK = 512  # articles scored at once, however large Spark's batches are
 NUMBER = "_slantwise_number"
 LINE = "_slantwise_line"
+FILE = "_slantwise_file"
+LISTED = "_slantwise_listed"  # of a rejected row, its line of the quarantine
+SUMMED = "_slantwise_summed"  # of the first row of a chunk, the chunk's summary
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.bz2", ".ndjson.bz2")
 ELSE = "for others use slantwise.spark.score_table on a table of your own"
 
@@ -68,15 +79,22 @@ def score_table(
 
     Raises ScoringError where the frame has no text column, ModelError where the model cannot be loaded.
     """
-    from pyspark.sql import functions as F
-
-    options = options or InputOptions()
     directory = find_directory(Path(model))
     tasks = load(directory, "cpu").tasks  # on the driver: a damaged model is told before the job starts
+    return _scored(frame, directory, tasks, options or InputOptions(), row, device)
+
+
+def _scored(
+    frame: DataFrame, directory: Path, tasks: Sequence[Task], options: InputOptions, row: str | None, device: str,
+    reported: bool = False,
+) -> DataFrame:  # fmt: skip
+    """The scores; where they are `reported`, with the columns LISTED and SUMMED."""
+    from pyspark.sql import functions as F
+
     columns = _needed(frame.columns, options)
     number = F.col(_quoted(row)) if row else F.monotonically_increasing_id() + 1
     selected = frame.select(*(F.col(_quoted(name)) for name in columns), number.alias(NUMBER))
-    job = _Job(_ship(frame.sparkSession, directory), options, row is not None, device)
+    job = _Job(_ship(frame.sparkSession, directory), options, row is not None, device, reported)
     schema = _spark_type(pa.struct(job.fields(scores_schema(tasks))))
 
     def scores(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -86,46 +104,114 @@ def score_table(
 
 
 def read_files(spark: SparkSession, path: str, format: str = "auto") -> DataFrame:
-    """The rows of .parquet or .jsonl files: of a file, a folder or a glob, wherever Spark can read.
+    """The rows of .parquet or .jsonl files, each with the name of its file: a file, a folder or a glob, wherever Spark
+    can read.
 
     JSONL comes as lines, which are read where they are scored: a broken one is a rejected row, as with the local
     engine. Raises ScoringError for other formats.
     """
     from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as F
 
     kind = _kind(path) if format == "auto" else format
     if kind not in ("parquet", "jsonl"):
         raise ScoringError(f"format={kind}: engine=spark reads parquet and jsonl; {ELSE}")
     try:
         if kind == "parquet":
-            return spark.read.parquet(path)
+            return spark.read.parquet(path).select("*", F.col("_metadata.file_path").alias(FILE))
         # (?U): blank as Python has it, so that the same lines are rows
-        return spark.read.text(path, lineSep="\n").toDF(LINE).where(rf"{LINE} rlike '(?U)\\S'")
+        lines = spark.read.text(path, lineSep="\n")
+        named = lines.select(F.col("value").alias(LINE), F.col("_metadata.file_path").alias(FILE))
+        return named.where(rf"{LINE} rlike '(?U)\\S'")
     except AnalysisException as error:
         raise ScoringError(f"input={path} cannot be read by Spark: {str(error).splitlines()[0]}") from error
 
 
 def score_files(
     model: Path, path: str, output: str, options: InputOptions, settings: SparkSettings, format: str = "auto",
-    device: str = "auto",
-) -> dict[str | None, int]:  # fmt: skip
-    """Score the files `path` into the new folder `output` of Parquet files; gives the number of rows by error code.
+    device: str = "auto", max_rejected: float = 0.5,
+) -> dict[str, Any]:  # fmt: skip
+    """Score the files `path` into the new folder `output` of Parquet files, with its quarantine and summary; gives the
+    summary.
 
-    Raises ConfigurationError where pyspark is not installed, ScoringError where input or output cannot be used.
+    The scores wait on the disks of the executors until it is known that no larger share than `max_rejected` of the rows
+    was rejected. The summary is written last: a folder without one is not whole.
+
+    Raises ConfigurationError where pyspark is not installed, ScoringError where input or output cannot be used or too
+    many rows were rejected.
     """
     spark = start(settings)
-    from pyspark.errors import AnalysisException
+    from pyspark import StorageLevel
+    from pyspark.sql import functions as F
 
+    place = _Place(spark, output)
+    if place.exists():
+        raise ScoringError(f"output={output} already exists; remove it or choose another name")
+    directory = find_directory(model)
+    loaded = load(directory, "cpu")
     frame = read_files(spark, path, format)
+    _check_first(frame, options, max_rejected)
     if settings.partitions:
         frame = frame.repartition(settings.partitions)
-    scores = score_table(frame, model, options, device=device)
+    scores = _scored(frame, directory, loaded.tasks, options, None, device, reported=True)
+    scores.persist(StorageLevel.DISK_ONLY)
     try:
-        scores.write.option("compression", "zstd").parquet(output)
-    except AnalysisException as error:
-        raise ScoringError(f"output={output}: {str(error).splitlines()[0]}") from error
-    counts = spark.read.parquet(output).groupBy("error").count().collect()
-    return {found["error"]: found["count"] for found in counts}
+        total = _total(scores)
+        judge(total, max_rejected)
+        if total["rejected"]:
+            listed = scores.select(LISTED).where(F.col(LISTED).isNotNull())
+            listed.write.option("compression", "none").text(f"{output}/{QUARANTINE}")
+        rows = scores.drop(LISTED, SUMMED)
+        rows.write.mode("append").option("compression", "zstd").parquet(output)  # the quarantine has made the folder
+    finally:
+        scores.unpersist()
+    references = {name: head.reference for name, head in loaded.heads.items()}
+    summary = {**total, "drift": drift_of(references, total)}
+    place.write(SUMMARY, to_json(summary))
+    return summary
+
+
+def _check_first(frame: DataFrame, options: InputOptions, max_rejected: float) -> None:
+    """What the first rows tell at once: that there are none, that none has a text, that too many cannot be read."""
+    _needed(frame.columns, options)
+    table = frame.limit(JUDGED_AFTER).toArrow()
+    if not len(table):
+        raise ScoringError("the input holds no rows")
+    reader = _Reader(options)
+    rows = [row for batch in table.to_batches() for row in reader.rows(batch, range(1, batch.num_rows + 1))]
+    check_text(rows, options.columns.text)
+    codes = Counter(r.code for r in (request_of(row, 1, options) for row in rows) if isinstance(r, Rejection))
+    judge({"rows": len(rows), "rejected": codes}, max_rejected)
+
+
+def _total(scores: DataFrame) -> dict[str, Any]:
+    """The sum of all summaries: in each partition, then of the partitions."""
+    from pyspark.sql import functions as F
+
+    def summed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        parts = (json.loads(text) for batch in batches for text in batch.column(0).to_pylist())
+        yield pa.record_batch([pa.array([json.dumps(reduce(add, parts, {}))])], [SUMMED])
+
+    parts = scores.select(SUMMED).where(F.col(SUMMED).isNotNull()).mapInArrow(summed, f"{SUMMED} string").collect()
+    return reduce(add, (json.loads(row[0]) for row in parts), {})
+
+
+class _Place:
+    """A folder wherever this Spark can write."""
+
+    def __init__(self, spark: SparkSession, folder: str) -> None:
+        context: Any = spark.sparkContext
+        self._path = context._jvm.org.apache.hadoop.fs.Path
+        self.folder = self._path(folder)
+        self._files = self.folder.getFileSystem(context._jsc.hadoopConfiguration())
+
+    def exists(self) -> bool:
+        return bool(self._files.exists(self.folder))
+
+    def write(self, name: str, content: bytes) -> None:
+        stream = self._files.create(self._path(self.folder, name), False)
+        stream.write(bytearray(content))
+        stream.close()
 
 
 def run(config: ScoreConfig) -> None:
@@ -137,14 +223,11 @@ def run(config: ScoreConfig) -> None:
     for key in ("workers", "part_rows"):
         if getattr(config, key) is not None:
             raise ConfigurationError(f"{key}={getattr(config, key)}: a key of engine=local; see spark.partitions")
-    counts = score_files(
+    summary = score_files(
         locate_model(config.model), config.input, config.output, config.input_options, config.spark,
-        str(config.format), config.device,
+        str(config.format), config.device, config.max_rejected,
     )  # fmt: skip
-    total, rejected = sum(counts.values()), {code: n for code, n in counts.items() if code is not None}
-    print(f"{config.output}: {total:,} rows, {sum(rejected.values()):,} of them rejected")
-    if rejected:
-        print("  " + ", ".join(f"{code} {n:,}" for code, n in sorted(rejected.items())))
+    print(f"{config.output}: " + "\n  ".join(in_lines(summary)))
 
 
 def start(settings: SparkSettings) -> SparkSession:
@@ -162,6 +245,8 @@ def start(settings: SparkSettings) -> SparkSession:
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.ui.enabled", "false")
     if settings.master:
         builder = builder.master(settings.master)
+    if sys.stderr.isatty():
+        builder = builder.config("spark.ui.showConsoleProgress", "true")
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
@@ -173,6 +258,29 @@ def start(settings: SparkSettings) -> SparkSession:
 
 
 @dataclass(frozen=True)
+class _Reader:
+    """The rows of Spark's batches."""
+
+    options: InputOptions
+
+    def rows(self, batch: pa.RecordBatch, numbers: Sequence[int]) -> list[Row | BadRow]:
+        """numbers: those of the rows, which are also what is called their lines"""
+        files = batch.column(FILE).to_pylist() if FILE in batch.schema.names else [""] * batch.num_rows
+        if LINE in batch.schema.names:
+            # as bytes: what is not valid UTF-8 is the row's fault, not the job's
+            lines = batch.column(LINE).cast(pa.binary()).to_pylist()
+            return [self._of_line(*found) for found in zip(files, numbers, lines, strict=True)]
+        columns = [name for name in batch.schema.names if name not in (FILE, NUMBER)]
+        values = batch.select(columns).to_pylist()
+        return [Row(*found) for found in zip(files, numbers, values, strict=True)]
+
+    def _of_line(self, file: str, number: int, line: bytes) -> Row | BadRow:
+        if len(line) > MAX_ROW:
+            return BadRow(file, number, None, None, f"a line of more than {MAX_ROW >> 20} MiB")
+        return json_row(file, number, line.removeprefix(BOM_UTF8))
+
+
+@dataclass(frozen=True)
 class _Job:
     """What the executors are told: the name of the shipped model and how rows are read."""
 
@@ -180,9 +288,11 @@ class _Job:
     options: InputOptions
     numbered: bool  # the numbers are the caller's, and go into the output
     device: str
+    reported: bool
 
     def fields(self, schema: pa.Schema) -> list[pa.Field]:
-        return [*schema, *([pa.field("row", pa.int64())] if self.numbered else [])]
+        more = [pa.field("row", pa.int64())] if self.numbered else []
+        return [*schema, *more, *(pa.field(name, pa.string()) for name in (LISTED, SUMMED) if self.reported)]
 
     def scores(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from pyspark import SparkFiles
@@ -193,24 +303,28 @@ class _Job:
                 yield self._score(model, batch.slice(start, CHUNK))
 
     def _score(self, model: Model, batch: pa.RecordBatch) -> pa.RecordBatch:
-        numbers = batch.column(NUMBER)
-        requests = [answerable(model, request) for request in self._requests(batch, numbers.to_pylist())]
+        numbers = batch.column(NUMBER).to_pylist()
+        rows = _Reader(self.options).rows(batch, numbers)
+        found = zip(rows, numbers, strict=True)
+        requests = [answerable(model, request_of(row, number, self.options)) for row, number in found]
         scored = score_batch(model, requests)
-        if not self.numbered:
-            return scored
-        return scored.append_column(pa.field("row", pa.int64()), numbers.cast(pa.int64()))
+        more: list[pa.Array] = [batch.column(NUMBER).cast(pa.int64())] if self.numbered else []
+        if self.reported:
+            summary = json.dumps(summary_of(model, requests, numbers, scored))
+            more += [_listed(rows, numbers, requests), pa.array([summary, *[None] * (len(rows) - 1)], pa.string())]
+        return pa.RecordBatch.from_arrays([*scored.columns, *more], schema=pa.schema(self.fields(scored.schema)))
 
-    def _requests(self, batch: pa.RecordBatch, numbers: Sequence[int]) -> list[Request | Rejection]:
-        if LINE in batch.schema.names:
-            # as bytes: what is not valid UTF-8 is the row's fault, not the job's
-            lines = batch.column(LINE).cast(pa.binary()).to_pylist()
-            return [self._of_line(line, n) for line, n in zip(lines, numbers, strict=True)]
-        return [parse(values, n, self.options) for values, n in zip(batch.to_pylist(), numbers, strict=True)]
 
-    def _of_line(self, line: bytes, number: int) -> Request | Rejection:
-        if len(line) > MAX_ROW:
-            return Rejection(None, UNREADABLE_ROW, None, None, f"a line of more than {MAX_ROW >> 20} MiB")
-        return request_of(json_row("", number, line.removeprefix(BOM_UTF8)), number, self.options)
+def _listed(
+    rows: Sequence[Row | BadRow], numbers: Sequence[int], requests: Sequence[Request | Rejection]
+) -> pa.Array:  # fmt: skip
+    lines = [
+        quarantine_entry(row.file, None, number, request).encode("utf-8", "backslashreplace").decode("utf-8")
+        if isinstance(request, Rejection)
+        else None
+        for row, number, request in zip(rows, numbers, requests, strict=True)
+    ]
+    return pa.array(lines, pa.string())
 
 
 @lru_cache(maxsize=2)
@@ -249,11 +363,11 @@ def _zip(source: Path, archive: Path, inside: Path) -> None:
 def _needed(present: Sequence[str], options: InputOptions) -> list[str]:
     """The columns that rows are read from. Raises ScoringError where there is no text."""
     if LINE in present:
-        return [LINE]
+        return [LINE, FILE]
     c = options.columns
     asked = [name for name in (c.id, c.text, c.title, c.source, c.targets) if name]
     # a folder of texts names its rows by path; a canonical article row names its targets with its labels
-    found = {name if name in present else name.split(".")[0] for name in [*asked, "path", "stances"]}
+    found = {name if name in present else name.split(".")[0] for name in [*asked, "path", "stances", FILE]}
     text = c.text if c.text in present else c.text.split(".")[0]
     if text not in present:
         names = ", ".join(map(repr, present)) or "none"

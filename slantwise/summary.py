@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from slantwise.errors import ScoringError
+from slantwise.monitoring import in_words
 from slantwise.task import Task
+
+NAME = "_summary.json"
+JUDGED_AFTER = 1_000  # rows; before that many the share of rejected ones says little
 
 
 def summarise(batch: pa.RecordBatch, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -77,3 +83,30 @@ def add(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
 
 def rejected(summary: Mapping[str, Any]) -> int:
     return sum(summary.get("rejected", {}).values())
+
+
+def judge(summary: Mapping[str, Any], max_rejected: float) -> None:
+    """Raises ScoringError where too large a share of the rows so far was rejected."""
+    rows = summary["rows"]
+    if rows < JUDGED_AFTER or rejected(summary) / rows <= max_rejected:
+        return
+    raise ScoringError(
+        f"{rejected(summary):,} of the first {rows:,} rows were rejected ({_codes(summary)}), more than "
+        f"max_rejected={max_rejected:g} of them; is the right column named (columns.text=…)? To go on all the same, "
+        "raise max_rejected"
+    )
+
+
+def in_lines(summary: Mapping[str, Any]) -> list[str]:
+    """How many rows there are and how many of them were rejected, why, and the drift of each task."""
+    lines = [f"{summary['rows']:,} rows, {rejected(summary):,} of them rejected"]
+    return [*lines, *([_codes(summary)] if rejected(summary) else []), *in_words(summary["drift"])]
+
+
+def to_json(summary: Mapping[str, Any]) -> bytes:
+    """The content of the file of this summary."""
+    return (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _codes(summary: Mapping[str, Any]) -> str:
+    return ", ".join(f"{code} {n:,}" for code, n in summary["rejected"].items())

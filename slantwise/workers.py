@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from slantwise.article import classifier_text, read_article
+from slantwise.article import cleaned_text
 from slantwise.inputs import INVALID_TEXT, UNREADABLE_ROW, InputOptions, Rejection, Request, parse, shown
 from slantwise.model import Model, load
 from slantwise.monitoring import watched
@@ -92,19 +92,33 @@ def score_chunk(chunk: Chunk) -> Scored:
         request = answerable(model, request_of(row, number, work.options))
         requests.append(request)
         if isinstance(request, Rejection):
-            quarantined.append(_entry(row, number, request))
+            quarantined.append(quarantine_entry(row.file, row.line, number, request) + "\n")
     batch = score_batch(model, requests)
     encoded = encode(batch, work.form, model.tasks)
     listed = "".join(quarantined).encode("utf-8", "backslashreplace")
+    numbers = range(chunk.first, chunk.first + len(requests))
+    return Scored(encoded, listed, summary_of(model, requests, numbers, batch))
+
+
+def summary_of(
+    model: Model, requests: Sequence[Request | Rejection], numbers: Sequence[int], batch: pa.RecordBatch
+) -> dict[str, Any]:
+    """The summary of the scores of the requests, with how many of those looked at are far from the training articles.
+
+    numbers  those of the rows, from 1: they decide who is looked at
+    """
     summary = summarise(batch, model.tasks)
-    for name, counts in _far(model, requests, chunk.first).items():
+    for name, counts in _far(model, requests, numbers).items():
         summary["tasks"][name]["words"] = counts
-    return Scored(encoded, listed, summary)
+    return summary
 
 
-def _far(model: Model, requests: Sequence[Request | Rejection], first: int) -> dict[str, dict[str, int]]:
+def _far(
+    model: Model, requests: Sequence[Request | Rejection], numbers: Sequence[int]
+) -> dict[str, dict[str, int]]:  # fmt: skip
     """For each head that knows the words of its training articles, how many of the articles are far from them."""
-    looked_at = [r for number, r in enumerate(requests, first) if isinstance(r, Request) and watched(number)]
+    pairs = zip(numbers, requests, strict=True)
+    looked_at = [r for number, r in pairs if isinstance(r, Request) and watched(number)]
     texts: dict[int, list[str]] = {}
     found: dict[str, dict[str, int]] = {}
     for name, head in model.heads.items():
@@ -112,7 +126,7 @@ def _far(model: Model, requests: Sequence[Request | Rejection], first: int) -> d
             continue
         twin = next((other for other in model.heads.values() if other.cleaner == head.cleaner), head)
         if id(twin) not in texts:  # heads that were trained together share their cleaning
-            texts[id(twin)] = [classifier_text(read_article(r.article, head.cleaner)[0]) for r in looked_at]
+            texts[id(twin)] = [cleaned_text(r.article, head.cleaner) for r in looked_at]
         far = sum(map(head.reference.vocabulary.far, texts[id(twin)]))
         found[name] = {"looked_at": len(looked_at), "far": far}
     return found
@@ -126,11 +140,11 @@ def request_of(row: Row | BadRow, number: int, options: InputOptions) -> Request
     return Rejection(None, code, row.field, shown(row.value), row.reason)
 
 
-def _entry(row: Row | BadRow, number: int, rejection: Rejection) -> str:
-    """A line of the quarantine."""
-    entry = {"row": number, "id": rejection.id, "file": row.file, "line": row.line}
+def quarantine_entry(file: str | None, line: int | None, number: int, rejection: Rejection) -> str:
+    """What is a line of the quarantine."""
+    entry = {"row": number, "id": rejection.id, "file": file, "line": line}
     entry |= {"code": rejection.code, "field": rejection.field, "value": rejection.value, "reason": rejection.reason}
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def cpu_count() -> int:

@@ -166,13 +166,77 @@ def test_files_of_lines_are_read_as_the_local_engine_reads_them(
     spark: SparkSession, model_directory: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(LINES)
-    counts = score_files(model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL)
-    assert counts == {None: 3, "unreadable_row": 2, "invalid_text": 2, "wrong_type": 1}
-    alone = ScoreConfig(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "local.parquet"))
+    score_files(model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL)
+    alone = ScoreConfig(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "local"))
     score(alone, lambda: model_directory)
-    found, expected = (pq.read_table(tmp_path / name).to_pylist() for name in ("out", "local.parquet"))
+    found, expected = (pq.read_table(tmp_path / name).to_pylist() for name in ("out", "local"))
     assert rounded(found) == rounded(expected)
     assert [row["id"] for row in found] == ["a", None, None, "7", None, None, "7", "8"]
+
+
+def test_the_summary_is_that_of_the_local_engine(spark: SparkSession, model_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(LINES)
+    score(ScoreConfig(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "local")), lambda: model_directory)
+    settings = SparkSettings(LOCAL.master, 3, LOCAL.conf)  # several partitions, whose summaries are added up
+    told = score_files(model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), settings)
+    found, expected = (json.loads((tmp_path / name / "_summary.json").read_text()) for name in ("out", "local"))
+    assert found == json.loads(json.dumps(told))
+    assert found["rejected"] == {"invalid_text": 2, "unreadable_row": 2, "wrong_type": 1}
+    assert rounded(found) == rounded(expected)
+
+
+def test_rejected_rows_are_listed_with_their_reasons(
+    spark: SparkSession, model_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_bytes(LINES)
+    score(ScoreConfig(input=str(tmp_path / "in.jsonl"), output=str(tmp_path / "local")), lambda: model_directory)
+    score_files(model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL)
+    found, expected = (listed(tmp_path / name) for name in ("out", "local"))
+    assert {row.pop("file") for row in found} == {f"file:{tmp_path / 'in.jsonl'}"}
+    for row in expected:
+        row["file"] = None
+    assert [{**row, "file": None, "line": None} for row in found] == [{**row, "line": None} for row in expected]
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the quarantine."""
+    files = [path for path in sorted((folder / "_quarantine").iterdir()) if path.name.startswith("part-")]
+    return [json.loads(line) for path in files for line in path.read_bytes().decode("utf-8").split("\n") if line]
+
+
+def test_too_many_rejected_rows_leave_nothing_behind(
+    spark: SparkSession, model_directory: Path, tmp_path: Path
+) -> None:
+    # the first thousand are good: what stops the job is the count of all
+    lines = [json.dumps({"text": "Frost"})] * 1000 + [json.dumps({"text": None})] * 1000
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ScoringError, match=r"1,000 of the first 2,000 rows were rejected \(missing_text 1,000\)"):
+        score_files(
+            model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL, max_rejected=0.4
+        )
+    assert not (tmp_path / "out").exists()
+    found = score_files(
+        model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL, max_rejected=0.5
+    )
+    assert (found["rows"], found["rejected"]) == (2000, {"missing_text": 1000})
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("\n \n", "the input holds no rows"),
+        ('{"id": "a", "body": "Frost"}', r"no column 'text'; it has 'id', 'body'; name it with columns\.text="),
+        ('{"text": null}\n' * 1000 + '{"text": "Frost"}\n' * 9000, "1,000 of the first 1,000 rows were rejected"),
+    ],
+    ids=["empty", "no text column", "the first thousand rows"],
+)
+def test_an_input_that_cannot_be_scored_is_refused_before_the_job(
+    spark: SparkSession, model_directory: Path, tmp_path: Path, lines: str, message: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text(lines)
+    with pytest.raises(ScoringError, match=message):
+        score_files(model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_parquet_is_scored_into_parquet(
