@@ -52,11 +52,19 @@ def read_article(article: Article, cleaner: Cleaner) -> tuple[Article, CleanPage
 
 def classifier_text(article: Article) -> str:
     """Title and body of a cleaned article as one text; the title is not repeated where the body opens with it."""
-    if not article.title or article.text.startswith(article.title):
-        return article.text
-    return f"{article.title}\n\n{article.text}"
+    return _joined(article.title, article.text)
+
+
+def cleaned_text(article: Article, cleaner: Cleaner) -> str:
+    """What a classifier reads of the article as it was received: `classifier_text` of what `read_article` gives."""
+    page = cleaner.clean(article.text, source=article.source, title=article.title)
+    return _joined(article.title or page.title, page.body)
+
+
+def _joined(title: str | None, text: str) -> str:
+    return text if not title or text.startswith(title) else f"{title}\n\n{text}"
 
 
 def examples(articles: Iterable[Article], cleaner: Cleaner) -> list[Example]:
     """One target-less example for each article, cleaned."""
-    return [Example(classifier_text(read_article(article, cleaner)[0])) for article in articles]
+    return [Example(cleaned_text(article, cleaner)) for article in articles]

@@ -120,6 +120,8 @@ MAX_FURNITURE_WORDS = 60
 
 def normalise(text: str) -> str:
     """NFC, plain spaces and line ends, no control characters. Words, quotes and dashes stay as they are."""
+    if text.isprintable():  # one line, with none of the characters below
+        return _normalise_line(text)
     for end in LINE_ENDS:  # most texts hold none of them, and then a replacement costs less than a table for all
         text = text.replace(end, "\n")
     for space in UNBROKEN_SPACES:
@@ -209,8 +211,7 @@ class Removed:
     reason: str
 
 
-@dataclass(frozen=True)
-class CleanPage:
+class CleanPage(NamedTuple):
     """A page taken apart. `body` keeps the paragraphs in order, one blank line between two."""
 
     body: str
@@ -282,7 +283,10 @@ class Cleaner:
 
         A page of a single line is body. A known `title` is recognised on the page and not doubled.
         """
-        lines = _lines(text)
+        text = normalise(text)
+        if "\n" not in text:
+            return CleanPage(body=text)
+        lines = _lines_of(text)
         if not self.furniture or len(lines) < 2:
             return CleanPage(body="\n\n".join(line.text for line in lines))
         recurring = self.recurring.get(source or "", frozenset())
@@ -311,7 +315,11 @@ class Cleaner:
 
 
 def _lines(text: str) -> list[_Line]:
-    return [_line(number, line) for number, line in enumerate(normalise(text).split("\n"), start=1) if line]
+    return _lines_of(normalise(text))
+
+
+def _lines_of(text: str) -> list[_Line]:
+    return [_line(number, line) for number, line in enumerate(text.split("\n"), start=1) if line]
 
 
 def _line(number: int, text: str) -> _Line:

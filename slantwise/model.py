@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 import slantwise
-from slantwise.article import Article, Example, classifier_text, read_article
+from slantwise.article import Article, Example, cleaned_text
 from slantwise.card import model_card
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
@@ -113,7 +113,7 @@ class Model:
         for name, head in self.heads.items():
             key = _cleaner_key(head.cleaner)
             if key not in texts:
-                texts[key] = [classifier_text(read_article(article, head.cleaner)[0]) for article in articles]
+                texts[key] = [cleaned_text(article, head.cleaner) for article in articles]
             if head.task.has_target:
                 examples[name] = [Example(texts[key][i], target) for i, own in enumerate(wanted) for target in own]
             else:

@@ -374,7 +374,7 @@ def _json_of(file: str, number: int, text: str, encoding: str) -> Any:
     if bad := not_decodable(file, number, None, text, encoding):
         return bad
     try:
-        value = json.loads(text, object_pairs_hook=_distinct)
+        value = _DECODER.decode(text)
         if "\\ud" in text or "\\uD" in text:  # half a surrogate pair is valid JSON, but no text can hold it
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -402,6 +402,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)  # json.loads would make one for each row
 
 
 def _object(file: str, number: int, values: Any) -> Row | BadRow:

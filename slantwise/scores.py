@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from slantwise.article import Example, classifier_text, read_article
+from slantwise.article import Example, cleaned_text
 from slantwise.cleaning import Cleaner
 from slantwise.inputs import BAD_TARGETS, Rejection, Request, shown
 from slantwise.model import Head, Model
@@ -99,7 +99,7 @@ def _examples(model: Model, requests: Sequence[Request]) -> dict[str, list[Examp
     for name, head in model.heads.items():
         texts = next((texts for cleaner, texts in cleaned if cleaner == head.cleaner), None)
         if texts is None:
-            texts = [classifier_text(read_article(request.article, head.cleaner)[0]) for request in requests]
+            texts = [cleaned_text(request.article, head.cleaner) for request in requests]
             cleaned.append((head.cleaner, texts))
         if head.task.has_target:
             examples[name] = [Example(t, target) for t, r in zip(texts, requests, strict=True) for target in r.targets]
