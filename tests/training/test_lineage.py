@@ -17,6 +17,7 @@ import yaml
 from tracking_servers import TrackingServer
 
 from evaluation.predictions import Predictions
+from slantwise import __version__
 from slantwise.command import CHECKOUT
 from slantwise.errors import ConfigurationError, TrackingError
 from training.config import TrackingConfig
@@ -41,12 +42,16 @@ class Registered:
     def tracking(self) -> TrackingConfig:
         return TrackingConfig(uri=self.server.uri, artifacts=None)
 
-    def command(self, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return slantwise(self.server, folder or self.folder, *arguments)
+    def command(
+        self, *arguments: str, folder: Path | None = None, checkout: Path = CHECKOUT
+    ) -> subprocess.CompletedProcess[str]:
+        return slantwise(self.server, folder or self.folder, *arguments, checkout=checkout)
 
 
-def slantwise(server: TrackingServer, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": server.uri}
+def slantwise(
+    server: TrackingServer, folder: Path, *arguments: str, checkout: Path = CHECKOUT
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": server.uri}
     command = [sys.executable, "-m", "slantwise", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -133,6 +138,55 @@ def test_no_empty_store_is_made_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="there is no MLflow store"):
         Past(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"), "0" * 32)
     assert not list(tmp_path.iterdir())
+
+
+# --- after an upgrade of the project ---
+
+
+@pytest.fixture(scope="module")
+def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of a later release: another version, other code, one more key in the configuration and in figures."""
+    checkout = tmp_path_factory.mktemp("upgraded")
+    for name in ("slantwise", "data", "evaluation", "training", "configs"):
+        shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (
+        ("slantwise/__init__.py", f'"{__version__}"', '"99.0.0"'),
+        ("training/config.py", "class TrainConfig:\n", "class TrainConfig:\n    of_later: int = 3\n"),
+        (
+            "evaluation/intervals.py",
+            "    reason: str | None\n",
+            "    reason: str | None\n    of_later: int | None = None\n",
+        ),
+    ):
+        text = (checkout / name).read_text(encoding="utf-8")
+        assert old in text, f"{name} holds no {old!r}"
+        (checkout / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    return checkout
+
+
+@pytest.mark.parametrize("show", ["run", "config", "data", "report"])
+def test_a_later_release_finds_what_an_earlier_one_made(
+    registered: Registered, upgraded: Path, tmp_path: Path, show: str
+) -> None:
+    arguments = ["lineage", "model=models:/tiny-topic@champion", f"show={show}", "tracking=server", "output=found"]
+    for folder, checkout in (("before", CHECKOUT), ("after", upgraded)):
+        (tmp_path / folder).mkdir()
+        done = registered.command(*arguments, folder=tmp_path / folder, checkout=checkout)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "after/found").read_bytes() == (tmp_path / "before/found").read_bytes()
+
+
+def test_a_later_release_says_what_has_changed_and_makes_the_run_again_if_asked_to(
+    registered: Registered, upgraded: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "run=models:/tiny-topic@champion", "run_dir=again"]
+    done = registered.command(*arguments, folder=tmp_path, checkout=upgraded)
+    assert done.returncode == 2
+    assert f"slantwise: {__version__} -> 99.0.0" in done.stderr
+    assert "code (sha256): " in done.stderr
+    done = registered.command(*arguments, "anyway=true", folder=tmp_path, checkout=upgraded)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again/predictions.parquet").read_bytes() == registered.predictions
 
 
 # --- reproducing ---
