@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 from hydra.core.config_store import ConfigStore
@@ -20,6 +19,7 @@ from omegaconf import MISSING
 
 from evaluation.contributions import contributions
 from evaluation.evidence import Doubles, Faithfulness, choose_evidence, faithfulness, occlusion
+from evaluation.pages import template
 from evaluation.report import breakable, number, share, signed
 from slantwise.article import Article, Example, classifier_text, read_article
 from slantwise.cleaning import Cleaner, Removed, Span, aligned_lines
@@ -462,18 +462,11 @@ def write(figures: Mapping[str, Any], page: Path) -> None:
 
 def render(figures: Mapping[str, Any]) -> str:
     """The page; Jinja escapes every text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # for every name: the usual choice by ending leaves .j2 out
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number, "signed": signed, "breakable": breakable, "in_words": in_words, "visible": visible,
-    }  # fmt: skip
+    page = template(
+        "explain.html.j2", number=number, signed=signed, breakable=breakable, in_words=in_words, visible=visible
+    )  # fmt: skip
     views = _views(figures["answers"])
-    return environment.get_template("explain.html.j2").render(
+    return page.render(
         figures, views=views, texts=_texts(figures["readings"], views), shown_labels=SHOWN_LABELS
     )
 
