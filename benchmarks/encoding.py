@@ -1,16 +1,16 @@
 """Measure how fast an encoder scores articles against transformers.pipeline; writes benchmarks/encoding.md.
 
-    SLANTWISE_CORPORA=<folder of the corpora> python -m benchmarks.encoding speed <run> [--texts 60] [--repeats 5]
+    SLANTWISE_CORPORA=<folder of the corpora> python -m benchmarks.encoding speed <run> [--texts 60] [--threads N]
     SLANTWISE_CORPORA=<folder of the corpora> python -m benchmarks.encoding int8  <run> [<run> ...]
 
 `run` is the directory of a run of classifier=transformer.
 
-Speed: whole articles of allsides and their headlines, shuffled, each cut to 512 tokens; one thread. All ways have the
-same weights and tokenizer: the pipeline runs them as a model of the transformers library (mean of the tokens, then the
-head), so its probabilities must be those of the run's model. In each repeat all ways read the same texts, drawn anew,
-one after the other, in another order each time. What is compared is the processor's time, which a machine that is busy
-with other things disturbs least. The matrix product that the rates are set beside is the encoder's own largest one
-(tokens x hidden by hidden x 4 hidden), measured in the same repeat.
+Speed: whole articles of allsides and their headlines, shuffled, each cut to 512 tokens. All ways have the same threads
+(one for each CPU, unless told otherwise), the same weights and the same tokenizer: the pipeline runs them as a model of
+the transformers library (mean of the tokens, then the head), so its probabilities must be those of the run's model. In
+each repeat all ways read the same texts, drawn anew, one after the other, in another order each time. What is compared
+is the time by the clock. The matrix product that the rates are set beside is the encoder's own largest one (tokens x
+hidden by hidden x 4 hidden) with as many threads, measured right before each way.
 
 int8: the test predictions of the runs, made again with the 8-bit model.
 """
@@ -47,6 +47,7 @@ from slantwise.body import Body
 from slantwise.linear import softmax
 from slantwise.model import Head, find_directory, load
 from slantwise.network import WindowEncoder, quiet
+from slantwise.onnx import thread_count
 from slantwise.transformer import TransformerClassifier
 from slantwise.windows import Windowing
 from training.onnx import convert
@@ -84,10 +85,11 @@ def main() -> None:
     parser.add_argument("what", choices=("speed", "int8"))
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--texts", type=int, default=60, help="speed: articles of one repeat, and as many headlines")
-    parser.add_argument("--repeats", type=int, default=5, help="speed")
+    parser.add_argument("--repeats", type=int, default=7, help="speed")
+    parser.add_argument("--threads", type=int, default=thread_count(), help="default: %(default)s")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    torch.set_num_threads(options.threads)
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         if options.what == "speed":
@@ -107,27 +109,46 @@ def _speed(run: Path, folder: Path, n: int, repeats: int) -> list[str]:
     body = replace(classifier.body, windowing=Windowing(TOKENS, "head", 0, 1))
     ways = _ways(head, classifier, body, find_directory(run), folder)
     articles = _articles()
-    seconds: dict[str, list[float]] = defaultdict(list)
-    shares: dict[str, list[float]] = defaultdict(list)
+    lines = [
+        f"{repeats} repeats, {torch.get_num_threads()} threads, time by the clock; medians, and in brackets the range.",
+        "The last column is the largest difference of a probability from the pipeline's. Made by",
+        f"`python -m benchmarks.encoding speed`, {date.today():%Y-%m-%d}, {_processor()}, torch {torch.__version__},",
+        f"transformers {transformers.__version__}, onnxruntime {onnxruntime.__version__}.",
+    ]
+    for title, n_articles, n_headlines in (
+        (f"{2 * n} texts, half of them whole articles (cut to {TOKENS} tokens), half headlines", n, n),
+        (f"{10 * n} headlines", 0, 10 * n),
+    ):
+        print(title, flush=True)
+        lines += ["", f"{title}:", "", *_mixture(ways, articles, body, n_articles, n_headlines, repeats)]
+    return lines
+
+
+def _mixture(
+    ways: Mapping[str, Way], articles: Sequence[Mapping[str, str]], body: Body, n_articles: int, n_headlines: int,
+    repeats: int,
+) -> list[str]:  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    shares: dict[str, list[float]] = {name: [] for name in ways}
     apart: dict[str, float] = defaultdict(float)
     for repeat in range(repeats):
         draw = random.Random(repeat)
-        chosen = draw.sample(articles, n)
-        texts = [article["content"] for article in chosen] + [article["title"] for article in chosen]
+        texts = [article["content"] for article in draw.sample(articles, n_articles)]
+        texts += [article["title"] for article in draw.sample(articles, n_headlines)]
         draw.shuffle(texts)
         lengths = body.encode([Example(text) for text in texts]).lengths
         found: dict[str, Floats] = {}
         for name in draw.sample(list(ways), len(ways)):
             rate = _product_rate(body)
-            started = time.process_time()
+            started = time.perf_counter()
             found[name] = ways[name](texts)
-            seconds[name].append(time.process_time() - started)
+            seconds[name].append(time.perf_counter() - started)
             shares[name].append(_operations(body, lengths) / seconds[name][-1] / rate)
         base = found[f"transformers.pipeline, batches of {SIZES[0]}"]
         for name in ways:
             apart[name] = max(apart[name], float(np.abs(found[name] - base).max()))
         print(f"repeat {repeat + 1}: " + ", ".join(f"{name} {seconds[name][-1]:.1f} s" for name in ways), flush=True)
-    return _speed_lines(seconds, shares, apart, 2 * n, repeats)
+    return _speed_lines(seconds, shares, apart, len(texts))
 
 
 def _ways(
@@ -183,31 +204,25 @@ def _operations(body: Body, lengths: npt.NDArray[np.int64]) -> float:
 
 
 def _product_rate(body: Body) -> float:
-    """Multiplications and additions a processor second of the encoder's largest matrix product."""
+    """Multiplications and additions a second of the encoder's largest matrix product."""
     _, hidden, inner = _shape(body)
     a, b = torch.rand(2 * TOKENS, hidden), torch.rand(hidden, inner)
     best = float("inf")
     for _ in range(3):
-        started = time.process_time()
+        started = time.perf_counter()
         for _ in range(REPEATED):
             a @ b
-        best = min(best, time.process_time() - started)
+        best = min(best, time.perf_counter() - started)
     return 2.0 * REPEATED * a.shape[0] * hidden * inner / best
 
 
 def _speed_lines(
     seconds: Mapping[str, Sequence[float]], shares: Mapping[str, Sequence[float]], apart: Mapping[str, float],
-    texts: int, repeats: int,
+    texts: int,
 ) -> list[str]:  # fmt: skip
     pipes = {size: np.array(seconds[f"transformers.pipeline, batches of {size}"]) for size in SIZES}
     best = min(pipes.values(), key=lambda values: float(np.median(values)))
     lines = [
-        f"{repeats} repeats of {texts} texts, half of them whole articles (cut to {TOKENS} tokens), half headlines.",
-        "Medians, and in brackets the range, by the processor's time of one thread. The last column is the largest",
-        "difference of a probability from the pipeline's. Made by `python -m benchmarks.encoding speed`,",
-        f"{date.today():%Y-%m-%d}, {_processor()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}.",
-        "",
         f"| | texts a second | times the pipeline's best | times its batches of {SIZES[-1]} | share of the matrix "
         "product's rate | difference |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
