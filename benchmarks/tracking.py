@@ -1,6 +1,8 @@
-"""Measure by how much a slow, broken or absent tracking server slows training: at most 5 % is asked for.
+"""Measure by how much a slow, broken or absent tracking server slows training, into benchmarks/tracking.md.
 
     python -m benchmarks.tracking [rounds] [seconds of answer]
+
+At most 5 % is asked for.
 
 The same work (vectorising made-up texts, a step metric every few milliseconds: more than any backend records) is done
 without tracking and beside a real MLflow server whose answers take two seconds, whose answers are errors, and that is
@@ -16,11 +18,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from benchmarks.throughput import _middle, _processor
 from slantwise.command import Progress
 from tests.tracking_servers import FaultyProxy, TrackingServer
 from training.config import TrackingConfig
@@ -53,11 +58,32 @@ def main() -> None:
         finally:
             proxy.close()
             server.kill()
+    page = "\n".join(_lines(found, rounds, seconds)) + "\n"
+    Path(__file__).with_suffix(".md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def _lines(found: Mapping[str, Sequence[tuple[float, float]]], rounds: int, seconds: float) -> list[str]:
+    """found: by kind, of each round the wall time and the share of the other threads."""
+    step = 1000 * statistics.median(wall for wall, _ in found["no tracking"]) / (REPEATS * PARTS)
+    lines = [
+        "# Training beside a tracking server",
+        "",
+        f"{REPEATS * PARTS} steps of {step:.0f} ms, a metric after each: more than any training here records. {rounds} "
+        "rounds in alternation;",
+        "medians, and in brackets the range. Time is by the clock; without tracking it is 1 in each round. The thread",
+        "that tells the server has a processor time of so much of training's. Made by",
+        f"`python -m benchmarks.tracking {rounds}`, {date.today():%Y-%m-%d}, {_processor()}.",
+        "",
+        "| server | time | processor time of the thread |",
+        "| --- | ---: | ---: |",
+    ]
+    named = {"slow": f"each answer takes {seconds:g} s", "errors": "answers 500", "away": "not there"}
     for kind, measured in found.items():
-        ratios = sorted(wall / found["no tracking"][i][0] for i, (wall, _) in enumerate(measured))
+        ratios = [wall / found["no tracking"][i][0] for i, (wall, _) in enumerate(measured)]
         share = statistics.median(share for _, share in measured)
-        spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-        print(f"{kind:<12} {statistics.median(ratios):.3f} of the time without ({spread}); thread {share:.2%}")
+        lines.append(f"| {named.get(kind, kind)} | {_middle(ratios, '.3f')} | {share:.1%} |")
+    return lines
 
 
 def measure(directory: Path, settings: TrackingConfig, texts: list[str]) -> tuple[float, float]:

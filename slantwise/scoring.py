@@ -225,7 +225,7 @@ def _join(manifest: Manifest, output: Path, form: OutputFormat, tasks: Sequence[
     folder, names = manifest.path.parent, [name for part in manifest.parts for name in part.files]
     if quarantined := [name for name in names if "/" in name]:
         join(folder, quarantined, quarantine_path(output), OutputFormat.jsonl, tasks)
-    shutil.copyfile(folder / SUMMARY, summary_path(output))
+    write_durably(summary_path(output), (folder / SUMMARY).read_bytes())
     join(folder, [name for name in names if "/" not in name], output, form, tasks)
 
 

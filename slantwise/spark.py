@@ -17,9 +17,9 @@ import sys
 import zipfile
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -190,10 +190,17 @@ def _total(scores: DataFrame) -> dict[str, Any]:
 
     def summed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         parts = (json.loads(text) for batch in batches for text in batch.column(0).to_pylist())
-        yield pa.record_batch([pa.array([json.dumps(reduce(add, parts, {}))])], [SUMMED])
+        yield pa.record_batch([pa.array([json.dumps(_sum(parts))])], [SUMMED])
 
     parts = scores.select(SUMMED).where(F.col(SUMMED).isNotNull()).mapInArrow(summed, f"{SUMMED} string").collect()
-    return reduce(add, (json.loads(row[0]) for row in parts), {})
+    return _sum(json.loads(row[0]) for row in parts)
+
+
+def _sum(summaries: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    total: dict[str, Any] = {}
+    for summary in summaries:
+        total = add(total, summary)
+    return total
 
 
 class _Place:
