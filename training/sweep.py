@@ -46,11 +46,12 @@ from training.fitting import Part, Workspace, primary_score
 from training.journal import Told, write_whole
 from training.redact import redact
 from training.resume import STATE, WORK
-from training.run import RunResult, TaskData, prepare, several_tasks, train
+from training.run import RunResult, several_tasks, train
 from training.space import Space, in_words
 from training.study import REASON, SAME_AS, Budget, Study, complete, sampler_for, spent
 from training.sweep_config import SweepConfig, register
 from training.sweep_tracking import RECORD, TRIALS, publish_sweep, telling
+from training.task_data import TaskData, prepare
 
 OWN = ("sweep", "trials", "minutes", "sweep_dir", "storage")  # keys that are no training run's
 NO_PART = ("trials", "minutes", "sweep_dir", "storage", "run_dir", "tracking", "hydra")  # in what a sweep is about

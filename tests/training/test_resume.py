@@ -122,7 +122,7 @@ WRITING: dict[str, dict[str, Any]] = {
     "while it trains": {"place": ON_SAVE},
     "while results are written": {"place": "training.run:write_quarantine"},
     "while the model is saved": {"place": "slantwise.model:Model:_write"},
-    "after the model was saved": {"place": "training.run:_record", "before": True},
+    "after the model was saved": {"place": "training.run:finished_record", "before": True},
 }
 
 

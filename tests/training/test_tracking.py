@@ -261,7 +261,7 @@ def test_publish_ends_the_mlflow_run_of_a_directory_that_was_left_behind(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make()
-    killed(config, "training.run:_final_heads")
+    killed(config, "training.folds:_final_heads")
     tracking.publish(Path(config.run_dir), config.tracking)
     (found,) = runs_of(config)
     assert found.info.status == "KILLED"
