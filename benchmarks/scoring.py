@@ -57,7 +57,7 @@ from benchmarks.throughput import _middle, _processor
 from data.config import CleaningConfig, CorpusConfig, SplitConfig
 from data.corpus import load_corpus
 from data.prepare import clean_corpus, fit_cleaner, split_corpus
-from slantwise import features, scores, segments, workers
+from slantwise import features, segments, workers
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
 from slantwise.features import TOKEN, Design, Tfidf
@@ -350,7 +350,7 @@ def _memory(pid: int, group: int) -> int:
 STAGES: dict[str, tuple[Any, str]] = {
     "JSON to rows": (segments, "json_row"),
     "rows to requests": (workers, "parse"),
-    "cleaning": (scores, "_examples"),
+    "cleaning": (Model, "examples"),
     "texts to words": (features, "words"),
     "words and word pairs to counts": (NgramIndex, "count"),
     "characters to counts": (Tfidf, "_count_known"),

@@ -107,17 +107,8 @@ class Model:
         """
         wanted = targets if targets is not None else [()] * len(articles)
         rows: list[dict[str, Any]] = [{"id": article.id} for article in articles]
-        texts: dict[str, list[str]] = {}
-        examples: dict[str, list[Example]] = {}
+        examples = self.examples(articles, wanted)
         owners = [i for i, own in enumerate(wanted) for _ in own]
-        for name, head in self.heads.items():
-            key = _cleaner_key(head.cleaner)
-            if key not in texts:
-                texts[key] = [cleaned_text(article, head.cleaner) for article in articles]
-            if head.task.has_target:
-                examples[name] = [Example(texts[key][i], target) for i, own in enumerate(wanted) for target in own]
-            else:
-                examples[name] = [Example(text) for text in texts[key]]
         probabilities = self.probabilities(examples)
         for name, head in self.heads.items():
             structs = _structs(head, probabilities[name])
@@ -130,6 +121,26 @@ class Model:
                 for row, struct in zip(rows, structs, strict=True):
                     row[name] = struct
         return rows
+
+    def examples(
+        self, articles: Sequence[Article], targets: Sequence[Sequence[str]]
+    ) -> dict[str, list[Example]]:  # fmt: skip
+        """For each task the examples of the articles, each text cleaned once for the tasks that share a cleaning.
+
+        One for each article, in their order; of a task with targets one for each target of each article.
+        """
+        cleaned: list[tuple[Cleaner, list[str]]] = []
+        found: dict[str, list[Example]] = {}
+        for name, head in self.heads.items():
+            texts = next((texts for cleaner, texts in cleaned if cleaner == head.cleaner), None)
+            if texts is None:
+                texts = [cleaned_text(article, head.cleaner) for article in articles]
+                cleaned.append((head.cleaner, texts))
+            if head.task.has_target:
+                found[name] = [Example(t, target) for t, own in zip(texts, targets, strict=True) for target in own]
+            else:
+                found[name] = [Example(text) for text in texts]
+        return found
 
     def probabilities(self, examples: Mapping[str, Sequence[Example]]) -> dict[str, npt.NDArray[np.float32]]:
         """For each of the given tasks the probabilities of its examples, float32 (n, n_labels), not yet calibrated.

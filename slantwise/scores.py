@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from slantwise.article import Example, cleaned_text
-from slantwise.cleaning import Cleaner
 from slantwise.inputs import BAD_TARGETS, Rejection, Request, shown
 from slantwise.model import Head, Model
 from slantwise.task import Task
@@ -77,7 +75,7 @@ def score_batch(model: Model, requests: Sequence[Request | Rejection]) -> pa.Rec
     """The scores as Arrow columns of `scores_schema(model.tasks)`."""
     good = [request for request in requests if isinstance(request, Request)]
     rejected = np.array([isinstance(request, Rejection) for request in requests], dtype=bool)
-    examples = _examples(model, good)
+    examples = model.examples([r.article for r in good], [r.targets for r in good])
     probabilities = model.probabilities(examples)
     columns: list[pa.Array] = [
         pa.array([r.id for r in requests], pa.string()),
@@ -90,22 +88,6 @@ def score_batch(model: Model, requests: Sequence[Request | Rejection]) -> pa.Rec
         else:
             columns.append(_structs(parts, rejected))
     return pa.RecordBatch.from_arrays(columns, schema=scores_schema(model.tasks))
-
-
-def _examples(model: Model, requests: Sequence[Request]) -> dict[str, list[Example]]:
-    """For each task the examples of the requests, each text cleaned once for the tasks that share a cleaning."""
-    cleaned: list[tuple[Cleaner, list[str]]] = []
-    examples: dict[str, list[Example]] = {}
-    for name, head in model.heads.items():
-        texts = next((texts for cleaner, texts in cleaned if cleaner == head.cleaner), None)
-        if texts is None:
-            texts = [cleaned_text(request.article, head.cleaner) for request in requests]
-            cleaned.append((head.cleaner, texts))
-        if head.task.has_target:
-            examples[name] = [Example(t, target) for t, r in zip(texts, requests, strict=True) for target in r.targets]
-        else:
-            examples[name] = [Example(text) for text in texts]
-    return examples
 
 
 def _parts(head: Head, probabilities: Floats) -> dict[str, pa.Array]:
