@@ -115,8 +115,8 @@ def _speed(run: Path, folder: Path, n: int, repeats: int) -> list[str]:
         f"`python -m benchmarks.encoding speed`, {date.today():%Y-%m-%d}, {_processor()}, torch {torch.__version__},",
         f"transformers {transformers.__version__}, onnxruntime {onnxruntime.__version__}.",
         "",
-        "How near a way is to the rate of the matrix product says what is left to gain in float32: a pipeline that takes",
-        "one whole article at a time pads nothing and is near it, one that takes headlines is far from it.",
+        "How near a way is to the rate of the matrix product says what is left to gain in float32: a pipeline that",
+        "takes one whole article at a time pads nothing and is near it, one that takes headlines is far from it.",
     ]
     for title, n_articles, n_headlines in (
         (f"{2 * n} texts, half of them whole articles (cut to {TOKENS} tokens), half headlines", n, n),
