@@ -1,12 +1,13 @@
 """Sweeps of the linear classifier against scikit-learn's usual way, and kill -9 at random moments.
 
-    SLANTWISE_CORPORA=<folder of the corpora> python -m benchmarks.sweep <scratch folder> [allsides newsmtsc growth]
-    python -m benchmarks.sweep <scratch folder> kills 20
+    SLANTWISE_CORPORA=<folder of the corpora> python -m benchmarks.sweep <scratch> [allsides newsmtsc exact growth]
+    python -m benchmarks.sweep <scratch> kills 20
 
 Ten strengths of regularisation, five folds. The usual way is GridSearchCV over a Pipeline of the very same features and
 a LogisticRegression with its default solver, on one thread; it builds the features anew for each of the fifty fits.
-Both go through the strengths in turns, one of them at a time, so that a busy machine slows both. Results are kept in
-the scratch folder and benchmarks/sweep.md is made of what is there; figures in it are written by this program.
+Both go through the strengths in turns, one of them at a time, so that a busy machine slows both. Neither solver goes on
+to the end; `exact` does, on three folds from C = 1 on, and says how far the fold scores of both are from there. Results
+are kept in the scratch folder and benchmarks/sweep.md is made of them; its figures are written by this program.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from threadpoolctl import threadpool_limits
 
 from slantwise.command import CHECKOUT, Progress, register_resolvers, to_object
 from slantwise.features import FeatureSettings, FeatureSpace
+from training.fitting import Part
+from training.linear import Fold
 from training.space import Space
 from training.study import Study, sampler_for
 from training.sweep import _read, _Worker, sweep
@@ -47,6 +50,7 @@ HERE = Path(__file__).parent
 STRENGTHS = [float(c) for c in np.round(np.geomspace(0.01, 100, 10), 4)]
 CORPORA = {"allsides": ("framing", 1), "newsmtsc": ("stance", 1)}  # task; alternations of the whole
 FOLDS = 5
+SOLVED_FOLDS = 3
 
 
 def main() -> None:
@@ -55,8 +59,9 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if names[:1] == ["kills"]:
         _keep(folder, "kills", kills(int(names[1]), seed=0))
-    for name in [] if names[:1] == ["kills"] else names or [*CORPORA, "growth"]:
-        _keep(folder, name, growth() if name == "growth" else against_the_usual_way(name))
+    parts = {"growth": growth, "exact": exact}
+    for name in [] if names[:1] == ["kills"] else names or [*CORPORA, *parts]:
+        _keep(folder, name, parts[name]() if name in parts else against_the_usual_way(name))
     (HERE / "sweep.md").write_text(_page(folder), encoding="utf-8")
 
 
@@ -158,6 +163,43 @@ def _one_pass(config: SweepConfig, data: Any, scratch: Path) -> dict[str, Any]:
         print(c, np.mean(fold_scores[c]), np.mean(theirs), np.sum(ours, 0), np.sum(usual, 0), flush=True)
     total = {"ours": np.sum(ours, axis=0).tolist(), "usual": np.sum(usual, axis=0).tolist()}
     return {**total, "rows": rows, "examples": len(pools[0])}
+
+
+# --- how far from the solution ---
+
+
+def exact() -> dict[str, list[dict[str, Any]]]:
+    """Fold scores where the solver stops at a gradient of 1e-9, by corpus and strength."""
+    found = {}
+    for corpus, (task, _) in CORPORA.items():
+        config, _ = composed(
+            f"task={task}", f"corpus={corpus}", "split=given", "sweep=linear_C", f"sweep.folds={FOLDS}", "trials=1",
+            "tracking=none",
+        )  # fmt: skip
+        data = _read(config, Progress(quiet=True))[0]
+        with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):
+            folds = worker_of(config, Path(scratch), data).folds[:SOLVED_FOLDS]
+            by_fold = [_solved(config, fold[0]) for fold in folds]
+        found[corpus] = [{"C": c, "exact": [scores[c] for scores in by_fold]} for c in by_fold[0]]
+    return found
+
+
+def _solved(config: SweepConfig, part: Part) -> dict[float, float]:
+    """The score on validation by C, each solution from the one before."""
+    labels = list(range(len(part.task.labels)))
+    features = Features(config.classifier.features(), part.task.has_target)
+    train, judged = (list(each.examples) for each in (part.train, part.validation))
+    fold, judge = Fold(features.fit_transform(train)), features.transform(judged)
+    model = LogisticRegression(
+        solver="newton-cg", class_weight="balanced", warm_start=True, tol=1e-9, max_iter=1000
+    )  # fmt: skip
+    found = {}
+    for c in (c for c in STRENGTHS if c >= 1):
+        model.set_params(C=c).fit(fold.matrix, part.train.gold)
+        scores = judge @ fold.unfold(model.coef_.T) + model.intercept_
+        predicted = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(int)
+        found[c] = float(f1_score(part.validation.gold, predicted, average="macro", labels=labels, zero_division=0.0))
+    return found
 
 
 # --- what the time grows with ---
@@ -269,11 +311,13 @@ def judged_runs(uri: str, trials: int, parents: int = 1) -> list[str]:
 
 
 def _page(folder: Path) -> str:
-    parts = {name: _load(folder / f"{name}.json") for name in (*CORPORA, "growth", "kills")}
+    parts = {name: _load(folder / f"{name}.json") for name in (*CORPORA, "exact", "growth", "kills")}
     lines = ["# Sweeps of the linear classifier", "", *_intro()]
     found = [parts[name] for name in CORPORA if parts[name] is not None]
     if found:
         lines += _table(found)
+    if parts["exact"] and len(found) == len(CORPORA):
+        lines += ["", *_distances(parts["exact"], found)]
     if parts["growth"]:
         lines += _growth(parts["growth"])
     if parts["kills"]:
@@ -321,6 +365,28 @@ def _table(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for i, c in enumerate(STRENGTHS):
         cells = [f"{np.mean(one['passes'][0]['rows'][i][who]):.4f}" for one in found for who in ("ours", "usual")]
         lines.append(f"| {c:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _distances(solved: Mapping[str, Sequence[Mapping[str, Any]]], found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How far the fold scores of both ways are from those of the solution."""
+    lines = [
+        "How far a fold's score is at most from that of the solution (gradient below 1e-9; three folds, C from 1 on),",
+        "in brackets without the largest C:",
+        "",
+        "| corpus | sweep | usual way |",
+        "| --- | --- | --- |",
+    ]
+    for one in found:
+        rows = {row["C"]: row for row in one["passes"][0]["rows"]}
+        cells = []
+        for who in ("ours", "usual"):
+            apart = [
+                max(abs(a - b) for a, b in zip(rows[row["C"]][who], row["exact"], strict=False))
+                for row in solved[one["corpus"]]
+            ]
+            cells.append(f"{max(apart):.4f} ({max(apart[:-1]):.4f})")
+        lines.append(f"| {one['corpus']} | {' | '.join(cells)} |")
     return lines
 
 

@@ -387,6 +387,7 @@ def _json_of(file: str, number: int, text: str, encoding: str) -> Any:
 
 def json_row(file: str, number: int, line: bytes) -> Row | BadRow:
     """The row that a line of JSONL in UTF-8 stands for."""
+    line = line.removesuffix(b"\n")
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import sys
+import warnings
 import zipfile
 from codecs import BOM_UTF8
 from collections import Counter
@@ -113,9 +116,7 @@ def read_files(spark: SparkSession, path: str, format: str = "auto") -> DataFram
     from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
-    kind = _kind(path) if format == "auto" else format
-    if kind not in ("parquet", "jsonl"):
-        raise ScoringError(f"format={kind}: engine=spark reads parquet and jsonl; {ELSE}")
+    kind = _kind(path, format) or _kind_of_folder(_Place(spark, path))
     try:
         if kind == "parquet":
             return spark.read.parquet(path).select("*", F.col("_metadata.file_path").alias(FILE))
@@ -137,18 +138,45 @@ def score_files(
     The scores wait on the disks of the executors until it is known that no larger share than `max_rejected` of the rows
     was rejected. The summary is written last: a folder without one is not whole.
 
-    Raises ConfigurationError where pyspark is not installed, ScoringError where input or output cannot be used or too
-    many rows were rejected.
+    Raises ConfigurationError where Spark cannot be started, ScoringError where input or output cannot be used, the job
+    fails or too many rows were rejected.
     """
+    _kind(path, format)
+    _check_new(output, Path(output).exists())
+    directory = find_directory(model)
+    loaded = load(directory, "cpu")
     spark = start(settings)
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
+    place = _Place(spark, output)
+    _check_new(output, place.exists())
+    try:
+        return _score_files(spark, loaded, directory, path, place, options, settings, format, device, max_rejected)
+    except (PySparkException, Py4JJavaError) as error:
+        raise ScoringError(f"the Spark job failed: {_reason(error)}") from error
+
+
+def _check_new(output: str, exists: bool) -> None:
+    if exists:
+        raise ScoringError(f"output={output} already exists; remove it or choose another name")
+
+
+def _reason(error: Exception) -> str:
+    """What Spark said in a line: the exceptions that its message names, of Java and Python, two and the innermost."""
+    lines = [line.strip().removeprefix("Caused by:").strip(": ") for line in str(error).splitlines()]
+    named = [line[:500] for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception): ", line)]
+    found = named or [line for line in lines if line] or [type(error).__name__]
+    return "; ".join(dict.fromkeys([*found[:2], *named[-1:]]))
+
+
+def _score_files(
+    spark: SparkSession, loaded: Model, directory: Path, path: str, place: _Place, options: InputOptions,
+    settings: SparkSettings, format: str, device: str, max_rejected: float,
+) -> dict[str, Any]:  # fmt: skip
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
-    place = _Place(spark, output)
-    if place.exists():
-        raise ScoringError(f"output={output} already exists; remove it or choose another name")
-    directory = find_directory(model)
-    loaded = load(directory, "cpu")
     frame = read_files(spark, path, format)
     _check_first(frame, options, max_rejected)
     if settings.partitions:
@@ -160,9 +188,9 @@ def score_files(
         judge(total, max_rejected)
         if total["rejected"]:
             listed = scores.select(LISTED).where(F.col(LISTED).isNotNull())
-            listed.write.option("compression", "none").text(f"{output}/{QUARANTINE}")
+            listed.write.option("compression", "none").text(f"{place.name}/{QUARANTINE}")
         rows = scores.drop(LISTED, SUMMED)
-        rows.write.mode("append").option("compression", "zstd").parquet(output)  # the quarantine has made the folder
+        rows.write.mode("append").option("compression", "zstd").parquet(place.name)  # the quarantine may be there
     finally:
         scores.unpersist()
     references = {name: head.reference for name, head in loaded.heads.items()}
@@ -208,12 +236,18 @@ class _Place:
 
     def __init__(self, spark: SparkSession, folder: str) -> None:
         context: Any = spark.sparkContext
+        self.name = folder
         self._path = context._jvm.org.apache.hadoop.fs.Path
         self.folder = self._path(folder)
         self._files = self.folder.getFileSystem(context._jsc.hadoopConfiguration())
 
     def exists(self) -> bool:
         return bool(self._files.exists(self.folder))
+
+    def names(self) -> list[str]:
+        """Those of the files in it, and in the folders that it, as a glob, stands for."""
+        folders = [found.getPath() for found in self._files.globStatus(self.folder) or () if found.isDirectory()]
+        return [str(each.getPath().getName()) for folder in folders for each in self._files.listStatus(folder)]
 
     def write(self, name: str, content: bytes) -> None:
         stream = self._files.create(self._path(self.folder, name), False)
@@ -230,6 +264,8 @@ def run(config: ScoreConfig) -> None:
     for key in ("workers", "part_rows"):
         if getattr(config, key) is not None:
             raise ConfigurationError(f"{key}={getattr(config, key)}: a key of engine=local; see spark.partitions")
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")  # pyspark 4.3 of any pandas 3
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     summary = score_files(
         locate_model(config.model), config.input, config.output, config.input_options, config.spark,
         str(config.format), config.device, config.max_rejected,
@@ -252,11 +288,19 @@ def start(settings: SparkSettings) -> SparkSession:
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.ui.enabled", "false")
     if settings.master:
         builder = builder.master(settings.master)
-    if sys.stderr.isatty():
-        builder = builder.config("spark.ui.showConsoleProgress", "true")
+    builder = builder.config("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    try:
+        session = builder.getOrCreate()
+    except (PySparkException, Py4JError) as error:
+        raise ConfigurationError(
+            f"Spark does not start: {_reason(error)}; engine=spark needs Java 17 or newer (java -version), a "
+            f"spark.master that is there (now {settings.master}) and settings in spark.conf that Spark knows"
+        ) from error
     session.sparkContext.setLogLevel("ERROR")
     return session
 
@@ -377,7 +421,7 @@ def _needed(present: Sequence[str], options: InputOptions) -> list[str]:
     found = {name if name in present else name.split(".")[0] for name in [*asked, "path", "stances", FILE]}
     text = c.text if c.text in present else c.text.split(".")[0]
     if text not in present:
-        names = ", ".join(map(repr, present)) or "none"
+        names = ", ".join(repr(name) for name in present if name != FILE) or "none"
         raise ScoringError(f"the table has no column {c.text!r}; it has {names}; name it with columns.text=…")
     return [name for name in present if name in found]
 
@@ -386,13 +430,33 @@ def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-def _kind(path: str) -> str:
+def _kind(path: str, format: str) -> str | None:
+    """parquet or jsonl, by the name; None where it may be a folder of either. Raises ScoringError for others."""
+    if format != "auto":
+        if format not in ("parquet", "jsonl"):
+            raise ScoringError(f"format={format}: engine=spark reads parquet and jsonl; {ELSE}")
+        return format
     name = path.rstrip("/*").lower()
     if name.endswith(JSONL):
         return "jsonl"
-    if name.endswith(".parquet") or "." not in name.rpartition("/")[2]:
+    if name.endswith(".parquet"):
         return "parquet"
-    raise ScoringError(f"input={path}: engine=spark reads .parquet, {', '.join(JSONL)} and folders of Parquet; {ELSE}")
+    if "." not in name.rpartition("/")[2]:
+        return None
+    raise ScoringError(f"input={path}: engine=spark reads .parquet, {', '.join(JSONL)} and folders of them; {ELSE}")
+
+
+def _kind_of_folder(place: _Place) -> str:
+    """By the names in it: JSONL, where one of them is; Spark's own folders of Parquet name their files as they like."""
+    names = [name.lower() for name in place.names() if not name.startswith(("_", "."))]
+    lines = [name for name in names if name.endswith(JSONL)]
+    if lines and len(lines) < len(names):
+        other = next(name for name in names if name not in lines)
+        raise ScoringError(
+            f"input={place.name}: the folder holds {lines[0]} and {other}; expected files of one kind, or a glob "
+            "such as input='articles/*.jsonl'"
+        )
+    return "jsonl" if lines else "parquet"
 
 
 def _spark_type(kind: pa.DataType) -> Any:

@@ -86,12 +86,12 @@ def rejected(summary: Mapping[str, Any]) -> int:
 
 
 def judge(summary: Mapping[str, Any], max_rejected: float) -> None:
-    """Raises ScoringError where too large a share of the rows so far was rejected."""
+    """Raises ScoringError where too large a share of the rows so far, JUDGED_AFTER or more, was rejected."""
     rows = summary["rows"]
     if rows < JUDGED_AFTER or rejected(summary) / rows <= max_rejected:
         return
     raise ScoringError(
-        f"{rejected(summary):,} of the first {rows:,} rows were rejected ({_codes(summary)}), more than "
+        f"{rejected(summary):,} of the {rows:,} rows read were rejected ({_codes(summary)}), more than "
         f"max_rejected={max_rejected:g} of them; is the right column named (columns.text=…)? To go on all the same, "
         "raise max_rejected"
     )

@@ -33,8 +33,10 @@ def judge_task(
     folder.mkdir(parents=True, exist_ok=True)
     test, validation = _pool([part.test for part in parts]), _pool([part.validation for part in parts])
     resamples, seed = config.evaluation.resamples, config.evaluation.seed
-    with progress.step(f"probe {data.task.name} for shortcuts"):
-        shortcuts = _probe_shortcuts(config, data, test)
+    shortcuts = Shortcuts()
+    if config.shortcuts:
+        with progress.step(f"probe {data.task.name} for shortcuts"):
+            shortcuts = _probe_shortcuts(config, data, test)
     shuffled = _with_shuffled_targets(config, data, parts)
     for warning in shortcuts.warnings:
         progress.warn(warning)
@@ -95,8 +97,6 @@ def _with_shuffled_targets(config: TrainConfig, data: TaskData, parts: Sequence[
 
 def _probe_shortcuts(config: TrainConfig, data: TaskData, test: Predictions) -> Shortcuts:
     """How far the labels are told by something other than the text; the probes learn from all that is not test."""
-    if not config.shortcuts:
-        return Shortcuts()
     metric = data.headline[0]
     gathered = gather(data.clean, data.clusters, data.clean.removed)
     resamples, seed = config.evaluation.resamples, config.evaluation.seed

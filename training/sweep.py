@@ -80,7 +80,20 @@ def _job(config: Any) -> None:
     settings = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(settings, dict)
     check_storage(settings["storage"])
-    sweep(to_object(config, SweepConfig), {str(k): v for k, v in settings.items()}, Progress())
+    chosen = to_object(config, SweepConfig)
+    check_fixed(sys.argv[1:], chosen.sweep.space)
+    sweep(chosen, {str(k): v for k, v in settings.items()}, Progress())
+
+
+def check_fixed(arguments: Sequence[str], space: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError where the command line fixes an option that the space varies."""
+    fixed = [found[1] for one in arguments if (found := re.match(r"\+{0,2}classifier\.(\w+)=", one))]
+    if both := [name for name in fixed if name in space]:
+        left_out = " ".join(f"'~sweep.space.{name}'" for name in both)
+        raise ConfigurationError(
+            f"classifier.{both[0]} is given, and the sweep varies it (sweep.space.{both[0]}); to fix what is given, "
+            f"take it out of the space: {left_out}"
+        )
 
 
 def check_storage(url: str | None) -> None:

@@ -49,6 +49,8 @@ def publish(directory: Path, config: TrackingConfig, attempts: int = ATTEMPTS) -
     record = _record_of(directory)
     told = Told.read(directory)
     if told is not None and told.complete:
+        if told.uri != redact(config.uri):
+            opened(Store(config), directory, record)  # it is there, at a new address, or this is an error
         assert told.run_id is not None
         return told.run_id
     journal = Journal(directory)
@@ -203,7 +205,7 @@ def _job(config: Any) -> None:
     chosen = to_object(config, PublishConfig)
     directory, progress = Path(chosen.run_dir), Progress()
     uri = redact(chosen.tracking.uri)
-    if is_complete(directory):
+    if is_complete(directory) and known(directory).uri == uri:
         progress.say(f"MLflow run {known(directory).run_id} at {known(directory).uri} is complete: nothing to publish")
         return
     with at_rest(directory):

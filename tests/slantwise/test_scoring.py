@@ -306,7 +306,7 @@ def test_nested_junk_is_rejected(model: Model, tmp_path: Path) -> None:
 def test_too_many_bad_rows_stop_the_job_with_a_summary(model: Model, tmp_path: Path) -> None:
     rows = [{"id": i, "text": "Goal"} for i in range(500)] + [{"id": i} for i in range(1_500)]
     path = write_input(tmp_path / "in.jsonl", rows)
-    with pytest.raises(ScoringError, match=r"of the first 1,\d+ rows were rejected \(missing_text .*max_rejected=0.3"):
+    with pytest.raises(ScoringError, match=r"of the 1,\d+ rows read were rejected \(missing_text .*max_rejected=0.3"):
         scored(model, path, tmp_path / "out", max_rejected=0.3, part_rows=250)
     done = len(read_output(tmp_path / "out"))
     assert done >= 750

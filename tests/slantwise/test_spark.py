@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from slantwise.command import CHECKOUT
 from slantwise.errors import ConfigurationError, ModelError, ScoringError
 from slantwise.inputs import Columns, InputOptions, parse
 from slantwise.model import Model
@@ -210,7 +214,7 @@ def test_too_many_rejected_rows_leave_nothing_behind(
     # the first thousand are good: what stops the job is the count of all
     lines = [json.dumps({"text": "Frost"})] * 1000 + [json.dumps({"text": None})] * 1000
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ScoringError, match=r"1,000 of the first 2,000 rows were rejected \(missing_text 1,000\)"):
+    with pytest.raises(ScoringError, match=r"1,000 of the 2,000 rows read were rejected \(missing_text 1,000\)"):
         score_files(
             model_directory, str(tmp_path / "in.jsonl"), str(tmp_path / "out"), InputOptions(), LOCAL, max_rejected=0.4
         )
@@ -226,7 +230,7 @@ def test_too_many_rejected_rows_leave_nothing_behind(
     [
         ("\n \n", "the input holds no rows"),
         ('{"id": "a", "body": "Frost"}', r"no column 'text'; it has 'id', 'body'; name it with columns\.text="),
-        ('{"text": null}\n' * 1000 + '{"text": "Frost"}\n' * 9000, "1,000 of the first 1,000 rows were rejected"),
+        ('{"text": null}\n' * 1000 + '{"text": "Frost"}\n' * 9000, "1,000 of the 1,000 rows read were rejected"),
     ],
     ids=["empty", "no text column", "the first thousand rows"],
 )
@@ -260,6 +264,51 @@ def test_parquet_is_scored_into_parquet(
 def test_what_cannot_be_read_is_told(spark: SparkSession, tmp_path: Path, name: str, format: str, message: str) -> None:
     with pytest.raises(ScoringError, match=message):
         read_files(spark, str(tmp_path / name), format)
+
+
+def test_a_folder_of_lines_is_read_as_lines(spark: SparkSession, model_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "in" / name).write_text(json.dumps(ROWS[0]) + "\n")
+    found = score_files(model_directory, str(tmp_path / "in"), str(tmp_path / "out"), InputOptions(), LOCAL)
+    assert (found["rows"], found["rejected"]) == (2, {})
+
+
+def test_a_folder_of_several_kinds_is_refused(spark: SparkSession, model_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "b.csv"):
+        (tmp_path / "in" / name).write_text("{}")
+    with pytest.raises(ScoringError, match=r"the folder holds a\.jsonl and b\.csv; expected files of one kind"):
+        score_files(model_directory, str(tmp_path / "in"), str(tmp_path / "out"), InputOptions(), LOCAL)
+
+
+def test_a_column_that_is_missing_is_told_without_our_own(
+    spark: SparkSession, model_directory: Path, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"id": ["a"], "body": ["Frost"]}), tmp_path / "in.parquet")
+    with pytest.raises(ScoringError, match="no column 'text'; it has 'id', 'body'; name it"):
+        score_files(model_directory, str(tmp_path / "in.parquet"), str(tmp_path / "out"), InputOptions(), LOCAL)
+
+
+def test_what_fails_on_an_executor_is_told_in_a_line(
+    spark: SparkSession, model_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(ScoringError, match=r"the Spark job failed: .*in\.jsonl\.gz.*EOFException") as failed:
+        score_files(model_directory, str(tmp_path / "in.jsonl.gz"), str(tmp_path / "out"), InputOptions(), LOCAL)
+    assert "\n" not in str(failed.value)
+
+
+def test_spark_that_does_not_start_is_told_with_what_it_needs(model_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps(ROWS[0]))
+    arguments = [f"model={model_directory}", f"input={tmp_path}/in.jsonl", f"output={tmp_path}/out", "engine=spark"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-m", "slantwise", "score", *arguments, "spark.master=nowhere"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Spark does not start: " in done.stderr
+    assert "(now nowhere)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_output_that_exists_is_refused(spark: SparkSession, model_directory: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from slantwise.errors import ConfigurationError
 from training.encoder_config import TransformerConfig
 from training.linear import LinearConfig
 from training.space import Dimension, Space, decoded, in_words
+from training.sweep import check_fixed
 
 
 def test_dimensions_become_distributions_of_their_kind() -> None:
@@ -77,3 +78,13 @@ def test_a_space_that_cannot_work_is_refused_and_named(dimensions: dict[str, Dim
 def test_floats_of_the_transformer_stay_floats(value: Any) -> None:
     space = Space({"learning_rate": Dimension(1e-5, 3e-4, log=True)}, TransformerConfig())
     assert space.applied({"learning_rate": value}).learning_rate == value
+
+
+@pytest.mark.parametrize("argument", ["classifier.C=[1.0]", "+classifier.C=3", "++classifier.C=3"])
+def test_an_option_that_is_given_and_varied_is_refused_with_how_to_fix_it(argument: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"classifier\.C is given, .*'~sweep\.space\.C'"):
+        check_fixed(["task=topic", argument], {"C": Dimension(0.1, 1.0)})
+
+
+def test_an_option_that_is_given_and_not_varied_is_not_refused() -> None:
+    check_fixed(["classifier.min_df=2", "classifier=linear", "sweep.space.C.low=0.2"], {"C": Dimension(0.1, 1.0)})

@@ -16,13 +16,14 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import training.linear
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
 from evaluation import plots
 from evaluation.judge import EvaluationConfig
 from slantwise.command import Progress
-from slantwise.errors import ConfigurationError, CorpusError
+from slantwise.errors import ConfigurationError, CorpusError, TrackingError
 from training import publisher, system, tracking
 from training.config import TaskConfig, TrackingConfig, TrainConfig
 from training.decisions import DecisionConfig
@@ -267,6 +268,24 @@ def test_publish_ends_the_mlflow_run_of_a_directory_that_was_left_behind(
     assert found.info.status == "KILLED"
     assert not Told.read(Path(config.run_dir)).complete  # type: ignore[union-attr]
     assert run(config).mlflow_run == found.info.run_id
+
+
+def test_a_complete_run_is_left_alone_and_is_not_taken_for_one_of_another_store(
+    make: Make, tmp_path: Path, empty_store: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make()
+    run_id = run(config).mlflow_run
+
+    def publish_to(settings: TrackingConfig) -> None:
+        tracking._job(OmegaConf.structured(tracking.PublishConfig(config.run_dir, settings)))
+
+    publish_to(config.tracking)
+    assert f"MLflow run {run_id}" in (told := capsys.readouterr().err)
+    assert "nothing to publish" in told
+    (tmp_path / "other.db").write_bytes(empty_store)
+    with pytest.raises(TrackingError, match=f"belongs to MLflow run {run_id}"):
+        publish_to(TrackingConfig(uri=f"sqlite:///{tmp_path}/other.db", artifacts=str(tmp_path / "artifacts")))
+    assert Told.read(Path(config.run_dir)).complete  # type: ignore[union-attr]
 
 
 def test_a_run_that_is_being_trained_is_not_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
