@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,7 @@ class Corpus:
     quarantine: tuple[BadRow, ...]
     merged: int = 0  # rows that joined the article of an earlier row
     agreement: Mapping[str, Agreement] = field(default_factory=dict)  # by task, where the annotators are given
+    columns: tuple[str, ...] = ()  # of its files, where the configuration does not say where any labels stand
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -95,8 +96,19 @@ class Corpus:
         """Raises CorpusError where the corpus has no labels for the task."""
         if name not in self.tasks:
             known = ", ".join(self.tasks) or "no task"
-            raise CorpusError(f"corpus {self.name} has no labels for task {name}; it is labelled for {known}")
+            hint = self._columns_hint(name)
+            raise CorpusError(f"corpus {self.name} has no labels for task {name}; it is labelled for {known}{hint}")
         return self.tasks[name]
+
+    def _columns_hint(self, task: str) -> str:
+        """How to name the column of a task's labels, where no such column was named yet."""
+        if not self.columns:
+            return ""
+        hint = f"; name the column of the labels with 'corpus.{task}.columns=[<column>]'"
+        if task == "stance":
+            hint += ", that of the targets with corpus.stance.target=<column>"
+        hint += f", and labels of your own with 'corpus.{task}.labels=[<label>,<label>]'"
+        return f"{hint}; its columns are {_names(self.columns)}"
 
     def articles(self) -> Iterator[Article]:
         names = [f.name for f in fields(Article)]
@@ -182,7 +194,7 @@ def _key(file: str, values: Mapping[str, Any], names: list[str]) -> tuple[str, .
     return None if any(values[n] in (None, "") for n in names) else tuple(value_key(values[n]) for n in names)
 
 
-def _names(values: Mapping[str, Any]) -> str:
+def _names(values: Collection[str]) -> str:
     shown = ", ".join(map(repr, list(values)[:SHOWN_COLUMNS])) or "none"
     return f"{shown} … ({len(values)} columns)" if len(values) > SHOWN_COLUMNS else shown
 
@@ -216,6 +228,7 @@ class _Builder:
     bad: list[BadRow] = field(default_factory=list)
     ratings: dict[str, list[list[str]]] = field(default_factory=lambda: defaultdict(list))
     further_rows: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    columns: dict[str, None] = field(default_factory=dict)  # of all files, an ordered set
     rows: int = 0
     merged: int = 0
 
@@ -236,6 +249,7 @@ class _Builder:
             self._add(row, values, file, root)
         if self.rows == rows_before:
             raise CorpusError(f"{root / file.path} holds no rows; expected at least one below the header")
+        self.columns |= columns
         if columns:
             self._check_columns(str(root / file.path), dict.fromkeys(columns), file.path)
 
@@ -253,7 +267,7 @@ class _Builder:
         needed |= {f"evaluation.slices {column}": column for column in self.further}
         needed |= {f"where {column}": column for column in (*self.config.where, *self.config.where_not)}
         needed |= {n: getattr(asked, n) for n in (*OPTIONAL, "split") if getattr(asked, n) != getattr(standard, n)}
-        if any(getattr(self.config, name) != LabelsConfig() for name in self.readers):
+        if self._says_where_labels_stand:
             for name, reader in self.readers.items():
                 c = reader.config
                 needed |= {f"{name} {column}": column for column in ([c.nested] if c.nested else c.columns)}
@@ -264,6 +278,11 @@ class _Builder:
             if column is not None and column not in values:
                 hint = self._column_hint(role, values, path)
                 raise CorpusError(f"{file} has no column {column!r} ({role}); it has {_names(values)}{hint}")
+
+    @property
+    def _says_where_labels_stand(self) -> bool:
+        """Whether the configuration does; otherwise the rows are canonical ones."""
+        return any(getattr(self.config, name) != LabelsConfig() for name in self.readers)
 
     def _column_hint(self, role: str, values: Mapping[str, Any], path: str) -> str:
         """How to mend a missing column on the command line, where that can be told."""
@@ -517,7 +536,9 @@ class _Builder:
             raise ConfigurationError(f"corpus.metrics names {sorted(unknown)}; expected {', '.join(self.readers)}")
         metrics, fingerprint = dict(self.config.metrics), _fingerprint(self.digests, tasks)
         agreement = {task: found for task in tasks if (found := _agreement(self.ratings[task]))}
-        return Corpus(name, table, tasks, metrics, fingerprint, self.rows, tuple(self.bad), self.merged, agreement)
+        columns = () if self._says_where_labels_stand else tuple(self.columns)
+        bad = tuple(self.bad)
+        return Corpus(name, table, tasks, metrics, fingerprint, self.rows, bad, self.merged, agreement, columns)
 
 
 def _agreement(ratings: list[list[str]]) -> Agreement | None:

@@ -134,10 +134,13 @@ class LabelReader:
 
     def _expected(self, *received: str) -> str:
         """What a label should have been, and what may be wrong where these were received."""
-        labels = self.task.labels
+        labels, key = self.task.labels, f"corpus.{self.task.name}"
         hints = [f"did you mean {close[0]!r}?" for label in received[:1] if (close := _close(label, labels))]
-        if not hints and not self.config.labels:
-            hints.append(f"labels of your own are named with corpus.{self.task.name}.labels=[...]")
+        if not self.config.labels:
+            hints.append(
+                f"labels of your own are named with '{key}.labels=[...]', other words for these with "
+                f"'+{key}.map={{<word>: <label>}}'"
+            )
         if {"yes", "no", "on", "off", "true", "false"} & {label.lower() for label in received} and (
             {"True", "False"} & {*labels, *received}
         ):
@@ -432,7 +435,7 @@ def _listing(labels: Sequence[str], limit: int = 8) -> str:
 
 
 def _close(label: str, labels: Sequence[str]) -> list[str]:
-    return difflib.get_close_matches(label.lower().replace(" ", "_"), labels, n=1)
+    return difflib.get_close_matches(label.lower().replace(" ", "_"), labels, n=1, cutoff=0.8)
 
 
 SplitName = Literal["train", "validation", "test"]

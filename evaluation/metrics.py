@@ -22,6 +22,7 @@ Metrics of the probabilities (log_loss, brier, ece, average precision) do not se
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -550,11 +551,22 @@ def select(task: Task, names: Sequence[str] | None = None) -> dict[str, Metric |
         return {name: metric for name, metric in known.items() if metric.by_default}
     known |= {name: metric for name in names if name not in known and (metric := _of_target(task, name))}
     if unknown := [name for name in names if name not in known]:
-        raise ConfigurationError(
-            f"task {task.name} with labels {', '.join(task.labels)} has no metric {', '.join(unknown)}; "
-            f"available: {', '.join(known)}"
-        )
+        raise ConfigurationError(f"task {task.name} has no metric {', '.join(unknown)}; {_expected(task, unknown)}")
     return {name: known[name] for name in names}
+
+
+def _expected(task: Task, received: Sequence[str]) -> str:
+    """What the task has in place of the received names: the general metrics, and those of single labels by their form;
+    the labels only where such a metric was asked for."""
+    known = registry(task)
+    forms = list(dict.fromkeys(f"{name.partition('/')[0]}/<label>" for name in known if "/" in name))
+    found = f"expected one of {', '.join(name for name in known if '/' not in name)}, {', '.join(forms)}"
+    if _of_target(task, "semeval2016_favg/<target>"):
+        found += ", semeval2016_favg/<target>"
+    if any("/" in name for name in received):
+        found += f", where <label> is one of {', '.join(task.labels)}"
+    close = difflib.get_close_matches(received[0], known, n=1)
+    return f"{found}; did you mean {close[0]}?" if close else found
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import inspect
 import io
+import json
 import os
 import re
 import sys
+import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from enum import Enum
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,7 +108,7 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
     composed = False
     several = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
 
-    def guarded(config: Any) -> None:
+    def guarded(config: Any) -> SlantwiseError | None:
         nonlocal composed
         composed = True
         try:
@@ -113,9 +119,14 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
                 raise SystemExit(_report(mistake)) from None
             _report(mistake)
             failures.append(mistake)
+            return mistake  # Hydra hands it to its callbacks
+        return None
 
     register_resolvers()
     try:
+        if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+            print(_usage(config_name, sys.argv[1:]))
+            return
         hydra.main(version_base="1.3", config_path=str(CHECKOUT / "configs"), config_name=config_name)(guarded)()
     except (HydraException, OmegaConfBaseException) as error:
         raise SystemExit(_report(ConfigurationError(explain(error)))) from None
@@ -168,8 +179,18 @@ def explain(error: BaseException) -> str:
         key = getattr(cause, "full_key", None)
         return f"the environment variable {unset[1]} is not set" + (f"; {key} needs it" if key else "")
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {_one_line(cause)}"
+        hint = _list_hint(cause, error)
+        return f"{cause.full_key}: {_one_line(cause).rstrip('.') + hint if hint else _one_line(cause)}"
     return _one_line(error)
+
+
+def _list_hint(cause: Any, error: BaseException) -> str:
+    """How to write one value where a list is expected; none for a list of objects."""
+    given = re.search(r"override ([^=]+)=(.+)", str(error))
+    if not given or "is not a ListConfig" not in str(cause):
+        return ""
+    element = getattr(getattr(cause.child_node, "_metadata", None), "element_type", None)
+    return "" if is_dataclass(element) else f"; write it in brackets, as in '{given[1]}=[{given[2]}]'"
 
 
 def _hint(chosen: str, options: Sequence[str]) -> str:
@@ -184,6 +205,178 @@ def _one_line(error: BaseException) -> str:
     message = " ".join(line for line in lines if line and not line.startswith(internal))
     message = message.replace("a ListConfig, list or tuple", "a list")
     return message.replace("ListConfig", "a list").replace("DictConfig", "keys with values")
+
+
+# --- slantwise <command> --help ---
+
+DEFAULT = re.compile(r"^ +- (?:override |optional )*(\w+): [^#\n]*(#.*)?$", re.MULTILINE)
+BASE = re.compile(r"^defaults: \[(?!\w+_schema)(\w+), _self_\]$", re.MULTILINE)
+KEY = re.compile(r"( *)([\w.]+):(?=\s|$)(?:.*?\s(# .*))?")
+ALIAS = r"# (\w+)=… on the command line[:;] "
+WIDTH = 112
+
+
+@dataclass(frozen=True)
+class Comment:
+    """The lines above a key, blank ones too, and the comment behind it."""
+
+    above: Sequence[str] = ()
+    behind: str = ""
+
+    def __bool__(self) -> bool:
+        return any(self.above) or bool(self.behind)
+
+
+def _usage(name: str, arguments: Sequence[str]) -> str:
+    """Examples, the groups with their options, and all keys with their values and the comments of their files."""
+    from hydra import compose, initialize_config_dir
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=lambda path: Path(path).resolve())  # as Hydra has it
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [argument for argument in rest if _is_override(argument)]
+    if options.config_dir is not None:
+        overrides.append(f"hydra.searchpath=['file://{options.config_dir}']")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CHECKOUT / "configs")):
+        config = compose(name, overrides, return_hydra_config=True)
+    hydra = config.hydra
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    notes = dict(DEFAULT.findall(_text(folders, name)))
+    groups = {group: hydra.runtime.choices.get(group) for group in notes if _options(folders, group)}
+    lines = [hydra.help.header, "", hydra.help.footer, ""]
+    if groups:
+        lines.append(f"groups and their options; for another one's keys: {hydra.help.app_name} <group>=<option> --help")
+    for group, choice in groups.items():
+        lines.append(f"  {group}={choice or 'null'} {notes[group]}".rstrip())
+        lines.append(textwrap.indent(textwrap.fill(", ".join(_options(folders, group)), WIDTH - 6), " " * 6))
+    lines += ["", "keys and their values (???: must be given; a key inside another: outer.inner=value):", ""]
+    explained: set[type] = set()
+    comments = _file_comments(folders, name)
+    lines += [*_head(comments), *_key_lines(config, comments, explained, skip={*groups, "hydra"})]
+    for group, choice in groups.items():
+        if group in config and choice is not None:
+            comments = _file_comments(folders, f"{group}/{choice}")
+            keys = _key_lines(config._get_node(group), comments, explained, indent="  ")
+            lines += ["", f"# {group}={choice}", *_head(comments), f"{group}:", *dropwhile(lambda line: not line, keys)]
+    return _as_typed("\n".join(lines))
+
+
+def _as_typed(text: str) -> str:
+    """With the keys that the command line knows by another name, as their comments say, under that name."""
+    for key, alias in re.findall(rf"^(\w+): .*{ALIAS}", text, re.MULTILINE):
+        text = re.sub(rf"\b{key}\b", alias, text)
+    return re.sub(ALIAS, "# ", text)
+
+
+def _text(folders: Sequence[Path], name: str) -> str:
+    """A configuration's file; empty where there is none."""
+    paths = (folder / f"{name}.yaml" for folder in folders)
+    return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+
+
+def _options(folders: Sequence[Path], group: str) -> list[str]:
+    paths = ((path, folder / group) for folder in folders for path in folder.glob(f"{group}/**/*.yaml"))
+    return sorted({path.relative_to(start).with_suffix("").as_posix() for path, start in paths})
+
+
+def _comments(text: str, margin: int = 0) -> dict[str, Comment]:
+    """Of each key of a YAML file, or field of a dataclass, by its dotted name and in the order of the text."""
+    found: dict[str, Comment] = {}
+    above: list[str] = []
+    outer: list[tuple[int, str]] = []  # the keys that the line is inside of, each with its indent
+    for line in text.splitlines():
+        match = KEY.match(line)
+        if line.strip().startswith("#"):
+            above = [*above, line.strip()]
+            continue
+        if match and len(match[1]) >= margin:
+            outer = [*((indent, key) for indent, key in outer if indent < len(match[1])), (len(match[1]), match[2])]
+            found[".".join(key for _, key in outer)] = Comment(above, match[3] or "")
+        above = [] if line.strip() else [""]
+    return found
+
+
+def _file_comments(folders: Sequence[Path], name: str) -> dict[str, Comment]:
+    """Those of a configuration's file; of keys that it does not explain, those of the file that it builds on."""
+    text = _text(folders, name)
+    own = _comments(text)
+    if base := BASE.search(text):
+        inherited = _file_comments(folders, str(Path(name).with_name(base[1])))
+        return inherited | {key: comment for key, comment in own.items() if comment or key not in inherited}
+    return own
+
+
+def _head(comments: Mapping[str, Comment]) -> list[str]:
+    """What a file says of itself, without the command that it opens with."""
+    lines = comments["defaults"].above if "defaults" in comments else ()
+    return [line for line in lines if line != "#" and not line.startswith("# slantwise ")]
+
+
+def _class_comments(cls: type | None) -> dict[str, Comment]:
+    bases = [base for base in reversed(cls.__mro__) if is_dataclass(base)] if is_dataclass(cls) else []
+    found = {key: comment for base in bases for key, comment in _comments(inspect.getsource(base), margin=4).items()}
+    return {key: Comment([line for line in comment.above if line], comment.behind) for key, comment in found.items()}
+
+
+def _key_lines(
+    node: Any, comments: Mapping[str, Comment], explained: set[type], prefix: str = "", indent: str = "",
+    skip: Collection[str] = (),
+) -> Iterator[str]:  # fmt: skip
+    """The keys of a node as YAML, in the order of its file, which explains them or else the dataclass behind them.
+
+    A dataclass is explained once: another node of it is one entry, without the values that are the class's defaults.
+    """
+    from omegaconf import OmegaConf
+
+    cls = OmegaConf.get_type(node)
+    schema = _class_comments(cls)
+    explained |= {cls} if is_dataclass(cls) else set()
+    places = {name: place for place, name in enumerate(comments)}
+    for key, child in sorted(node._value().items(), key=lambda item: places.get(f"{prefix}{item[0]}", len(places))):
+        if key in skip:
+            continue
+        name = f"{prefix}{key}"
+        comment = comments.get(name) or schema.get(key) or Comment()
+        yield from (f"{indent}{line}".rstrip() for line in comment.above)
+        child_class = OmegaConf.get_type(child)
+        is_new = is_dataclass(child_class) and child_class not in explained
+        if isinstance(child._value(), dict) and (is_new or any(other.startswith(f"{name}.") for other in comments)):
+            yield f"{indent}{key}: {comment.behind}".rstrip()
+            yield from _key_lines(child, comments, explained, f"{name}.", f"{indent}  ")
+        else:
+            yield from (indent + line for line in _entry(key, _unusual(child), comment.behind))
+
+
+def _entry(key: Any, value: Any, behind: str) -> list[str]:
+    """The lines of a key with its value, on one line where it has the room."""
+    import yaml
+
+    if isinstance(value, str) and "\n" in value:
+        return [f"{key}: {json.dumps(value, ensure_ascii=False)} {behind}".rstrip()]
+    lines: list[str] = []
+    if isinstance(value, dict | list):
+        lines = yaml.safe_dump(
+            value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=WIDTH
+        ).splitlines()
+        lines = [f"{key}: {lines[0]}"] if len(lines) == 1 else []
+    if not lines:
+        lines = yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=WIDTH).splitlines()
+    return [f"{lines[0]} {behind}".rstrip(), *lines[1:]]
+
+
+def _unusual(node: Any) -> Any:
+    """A node's values, uninterpolated, without those that are the defaults of the dataclasses in it."""
+    from omegaconf import OmegaConf
+
+    value = node._value()
+    if isinstance(value, list):
+        return [_unusual(child) for child in value]
+    if isinstance(value, dict):
+        cls = OmegaConf.get_type(node)
+        usual = OmegaConf.structured(cls)._value() if is_dataclass(cls) else {}
+        values = {key: _unusual(child) for key, child in value.items()}
+        return {key: one for key, one in values.items() if key not in usual or one != _unusual(usual[key])}
+    return value.name if isinstance(value, Enum) else value
 
 
 class Progress:

@@ -13,8 +13,45 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from slantwise import __main__
 from slantwise.model import load
 from tests.golden.remake import GOLDEN, figures
+from training.demo import program
+
+
+@pytest.mark.parametrize(("argument", "status", "said"), [("--help", 0, "usage:"), ("task=topic", 2, "task=topic")])
+def test_help_and_unknown_arguments_train_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, status: int,
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(__main__, "set_quiet_defaults", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["slantwise", "demo", argument])
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert caught.value.code == status
+    captured = capsys.readouterr()
+    assert said in (captured.err if status else captured.out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_are_named_as_they_can_be_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    programs = tmp_path / "my env" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "slantwise"):
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert program("slantwise") == "'my env/bin/slantwise'"
+    assert program("mlflow") == "'my env/bin/python' -m mlflow"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert program("slantwise") == f"'{programs}/slantwise'"
+    monkeypatch.setenv("PATH", str(programs))
+    assert program("slantwise") == "slantwise"
 
 
 @pytest.fixture(scope="module")

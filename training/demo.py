@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,12 @@ SEED = CHECKOUT / "seeds" / "000_c69c3c6dcd667f41.txt"
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="slantwise demo",
+        description="Trains three classifiers on the bundled corpus, judges, tracks and exports them, and scores an "
+        "article, in about a minute. It takes no arguments, needs no network, and writes runs/, models/ and mlruns/ "
+        "in the current folder.",
+    ).parse_args()
     set_quiet_defaults()
     schemas.register()
     register_resolvers()
@@ -105,17 +115,29 @@ def _print_seed(console: Console, model: Model) -> None:
     console.print(table)
 
 
+def program(name: str) -> str:
+    """How a program of this environment is called from here: by its name where PATH finds it, else by its path."""
+    path = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found and path.exists() and path.samefile(found):
+        return name
+    here = Path.cwd()
+    shown = path if path.exists() else Path(sys.executable)
+    shown = shown.relative_to(here) if shown.is_relative_to(here) else shown
+    return shlex.quote(str(shown)) + ("" if path.exists() else f" -m {name}")
+
+
 def _print_commands(console: Console, runs: dict[str, RunResult], output: Path) -> None:
-    python = Path(".venv/bin")
+    slantwise, mlflow = program("slantwise"), program("mlflow")
     commands: dict[str, Any] = {
-        "Compare the runs in MLflow (http://127.0.0.1:5000)": [f"{python}/mlflow ui --backend-store-uri {STORE}"],
+        "Compare the runs in MLflow (http://127.0.0.1:5000)": [f"{mlflow} ui --backend-store-uri {STORE}"],
         "Read the reports": [str(result.directory / "report.html") for result in runs.values()],
         "Score articles of your own": [
-            f"{python}/slantwise score model={output} input=mine.jsonl output=scores.jsonl",
+            f"{slantwise} score model={output} input=mine.jsonl output=scores.jsonl",
         ],
         "Train on a corpus of your own": [
-            f"{python}/slantwise train task=topic corpus=file corpus.path=mine.jsonl",
-            f"{python}/slantwise train --help",
+            f"{slantwise} train task=topic corpus=file corpus.path=mine.jsonl",
+            f"{slantwise} train --help",
         ],
     }
     for title, lines in commands.items():

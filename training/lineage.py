@@ -51,13 +51,17 @@ class LineageConfig:
 
 
 class Past:
-    """A run as MLflow holds it. Raises TrackingError where the store cannot be used or has no such run or file."""
+    """A run as MLflow holds it; `key` is what names it on the command line.
 
-    def __init__(self, tracking: TrackingConfig, model: str) -> None:
+    Raises TrackingError where the store cannot be used or has no such run or file, ConfigurationError where `model`
+    can be none.
+    """
+
+    def __init__(self, tracking: TrackingConfig, model: str, key: str = "model") -> None:
         path = Path(tracking.uri.removeprefix("sqlite:///"))
         if tracking.uri.startswith("sqlite:///") and not path.exists():  # MLflow would make an empty one
             raise TrackingError(f"there is no MLflow store {path} here; set MLFLOW_TRACKING_URI, or tracking.uri=…")
-        self.store = Store(tracking)
+        self.store, self.key = Store(tracking), key
         self.version: Any = None
         self.run_id = self._run_of(model)
         self.run: Any = self.store.ask(lambda: self.store.client.get_run(self.run_id))
@@ -77,7 +81,7 @@ class Past:
         elif (told := Told.read(Path(model))) is not None and told.run_id is not None:
             return told.run_id
         else:
-            raise ConfigurationError(f"model={model}; expected {EXPECTED}")
+            raise ConfigurationError(f"{self.key}={model}; expected {EXPECTED}")
         if self.version.run_id:
             return str(self.version.run_id)
         if str(self.version.source).startswith("models:/m-"):  # registered by a logged model's id alone

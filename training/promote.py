@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 from rich.table import Table
 
 from data.config import CorpusConfig
@@ -39,6 +39,7 @@ from training import config as schemas
 from training.config import TrackingConfig
 from training.journal import Told
 from training.redact import redact
+from training.store import first_line
 
 CHAMPION = "champion"
 REFUSED = 1  # exit status
@@ -109,6 +110,8 @@ def main() -> None:
 
 
 def _job(config: Any) -> None:
+    if OmegaConf.is_missing(config, "task_name"):  # it is `task` on the command line, and part of `name`
+        raise ConfigurationError("task must be given, as in task=topic")
     chosen = to_object(config, PromoteConfig)
     progress = Progress()
     registry = Registry(chosen)
@@ -260,10 +263,7 @@ class Registry:
             raise ConfigurationError(f"model={model}; expected a run directory or runs:/<id>/model")
         told = Told.read(Path(model))
         if told is None or not told.complete:
-            raise ConfigurationError(
-                f"model={model} is not the directory of a published run; publish it with: slantwise publish "
-                f"run_dir={model}"
-            )
+            raise ConfigurationError(f"model={model} {_not_published(Path(model))}")
         return str(told.run_id)
 
     def champion(self) -> str | None:
@@ -336,8 +336,23 @@ class Registry:
         try:
             return call()
         except (MlflowException, RequestException, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise TrackingError(redact(f"MLflow at {self.uri}: {first}")) from error
+            raise TrackingError(redact(f"MLflow at {self.uri}: {first_line(error)}")) from error
+
+
+def _not_published(path: Path) -> str:
+    """Why the path is no published run, and what to do about it."""
+    expected = "expected a run directory, or runs:/<id>/model"
+    if not path.exists():
+        return f"does not exist; {expected}"
+    if (path / "run.json").is_file():
+        return f"is a run that is not published; publish it with: slantwise publish run_dir={path}"
+    try:
+        heads = load(path, "cpu").heads
+    except ModelError:
+        return f"is not the directory of a run: it holds no run.json; {expected}"
+    runs = sorted({str(head.provenance["run"]) for head in heads.values() if "run" in head.provenance}) or ["<run>"]
+    named = " or ".join(f"model=runs/{run}" for run in runs)
+    return f"is an exported model; promote the run that it was made of, as in {named}"
 
 
 def _text(value: Any) -> str | None:

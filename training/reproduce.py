@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from omegaconf import MISSING
 
 import slantwise
 from evaluation.predictions import Predictions
-from slantwise.command import Progress, explain, run, to_object, unique_name
+from slantwise.command import BAD_INPUT, Progress, explain, run, to_object, unique_name
 from slantwise.errors import ConfigurationError
 from training import config as schemas
 from training.config import TrackingConfig, TrainConfig
@@ -32,6 +34,7 @@ from training.system import hardware
 
 MAX_TAG = 5000  # characters
 SHOWN = 12  # characters of a checksum
+KEYS = ("run", "anyway", "run_dir", "corpus.root", "corpus.path", "tracking")  # what may differ from the run
 
 
 @dataclass
@@ -140,9 +143,22 @@ def _in_words(facts: Mapping[str, Any], run_id: str) -> str:
 def main() -> None:
     from hydra.core.config_store import ConfigStore
 
+    if others := other_keys(sys.argv[1:]):
+        print(
+            f"error: {', '.join(others)} cannot be set beside run=…, which keeps the run's configuration as it is; "
+            f"expected {', '.join(KEYS)}; leave out run=… to train with another configuration",
+            file=sys.stderr,
+        )
+        raise SystemExit(BAD_INPUT)
     schemas.register()
     ConfigStore.instance().store(name="reproduce_schema", node=ReproduceConfig)
     run("reproduce", _job)
+
+
+def other_keys(arguments: Sequence[str]) -> list[str]:
+    """The keys on a command line that would change what the run was made with."""
+    given = [argument.partition("=")[0].lstrip("+~") for argument in arguments if re.match(r"[^-=][^=]*=", argument)]
+    return [key for key in given if key not in KEYS and not key.startswith(("tracking.", "hydra.", "hydra/"))]
 
 
 def _job(config: Any) -> None:
@@ -150,7 +166,7 @@ def _job(config: Any) -> None:
 
     chosen = to_object(config, ReproduceConfig)
     progress = Progress()
-    past = Past(chosen.tracking, chosen.run)
+    past = Past(chosen.tracking, chosen.run, key="run")
     with progress.step(f"fetch run {past.run_id} from MLflow"), tempfile.TemporaryDirectory() as scratch:
         origin = _origin(past, Path(scratch), chosen.anyway)
         text = past.text("config.yaml")

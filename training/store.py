@@ -27,6 +27,7 @@ KEY_TAG, MODEL_TAG = "slantwise_run_key", "slantwise_sha256"
 MODEL = "model"
 BATCH = 1000  # metrics in one request; MLflow takes no more
 CONNECTIONS = 8  # files sent at a time
+LONGEST = 300  # characters of MLflow's message in an error
 # The columns by which runs are compared: what they were trained on, and how good they are.
 VIEW = "slantwise"
 COLUMNS = [
@@ -90,8 +91,8 @@ class Store:
         try:
             return call()
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise TrackingError(redact(f"MLflow at {self.config.uri} cannot be used: {first}")) from error
+            problem = "has no such thing" if _is_not_there(error) else "cannot be used"
+            raise TrackingError(redact(f"MLflow at {self.config.uri} {problem}: {first_line(error)}")) from error
 
     # --- the run ---
 
@@ -232,6 +233,22 @@ class Store:
         outputs = self.ask(lambda: self.client.get_run(run_id)).outputs
         if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
             self.ask(lambda: self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)]))
+
+
+def first_line(error: BaseException) -> str:
+    """Of the error's message, without the code that a server puts before it; a long one ends at a word and with "…"."""
+    text = str(error).strip().removeprefix(f"{getattr(error, 'error_code', '')}: ")
+    first = (text.splitlines() or [type(error).__name__])[0]
+    if len(first) <= LONGEST:
+        return first
+    cut = first[:LONGEST]
+    return (cut.rpartition(" ")[0] or cut) + " …"
+
+
+def _is_not_there(error: BaseException) -> bool:
+    """Whether the store answered that it has no such run, model, version or alias; an alias has another code."""
+    code = getattr(error, "error_code", None)
+    return code == "RESOURCE_DOES_NOT_EXIST" or (code == "INVALID_PARAMETER_VALUE" and "not found" in str(error))
 
 
 def _run_tags(tags: Mapping[str, str]) -> dict[str, str]:

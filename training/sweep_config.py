@@ -25,12 +25,12 @@ class SearchConfig:
     """See configs/sweep/linear.yaml for what each option does."""
 
     space: dict[str, Any] = field(default_factory=dict)  # Dimension by option; Any, so that "+" can add one
-    sampler: str = "auto"
-    pruner: str = "none"
-    folds: int = 1
-    seed: int = 0
-    cache_gigabytes: float = 5.0
-    memory_gigabytes: float = 2.0
+    sampler: str = "auto"  # tpe, random or grid; auto: a grid where the space is finite and small, else tpe
+    pruner: str = "none"  # end trials early that are behind the others: median or hyperband
+    folds: int = 1  # 1: the validation split judges; more: the mean over folds of train and validation
+    seed: int = 0  # of the sampler
+    cache_gigabytes: float = 5.0  # on the disk, for features, windows and embeddings that trials share
+    memory_gigabytes: float = 2.0  # for what is ready to be used again in memory
 
     def __post_init__(self) -> None:
         problems = []

@@ -86,6 +86,21 @@ def test_a_task_without_any_label_is_no_task_of_the_corpus(tmp_path: Path) -> No
         corpus.task("framing")
 
 
+def test_a_corpus_without_labels_tells_its_columns_and_how_to_name_that_of_the_labels(tmp_path: Path) -> None:
+    corpus = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": "a", "section": "home"}]))
+    with pytest.raises(CorpusError, match=r"no task; .*'corpus\.topic\.columns=\[<column>\]'.* 'text', 'section'$"):
+        corpus.task("topic")
+    with pytest.raises(CorpusError, match=r"'corpus\.stance\.columns=.* corpus\.stance\.target=<column>"):
+        corpus.task("stance")
+
+
+def test_a_corpus_whose_labels_were_named_does_not_tell_how_to(tmp_path: Path) -> None:
+    rows = [{"id": "1", "text": "a", "section": "health"}]
+    corpus = load(tmp_path, write_rows(tmp_path, rows), topic=LabelsConfig(columns=["section"]))
+    with pytest.raises(CorpusError, match=r"it is labelled for topic$"):
+        corpus.task("framing")
+
+
 def test_frames_of_an_empty_list_are_a_label(tmp_path: Path) -> None:
     corpus = load(tmp_path, write_rows(tmp_path, [{"id": "1", "text": "a", "frames": []}, {"id": "2", "text": "b"}]))
     assert corpus.table["framing"].to_pylist() == [[], None]

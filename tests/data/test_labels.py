@@ -157,8 +157,15 @@ def test_an_unknown_label_like_no_other_gets_no_hint() -> None:
 
 def test_a_long_label_set_is_shortened() -> None:
     message = str(error_of(reader("topic", columns=["topic"]).labels_of, {"topic": "economy business and finance"}))
-    assert "(17 labels)" in message
-    assert message.endswith("did you mean 'economy_business_and_finance'?")
+    assert "(17 labels); did you mean 'economy_business_and_finance'?" in message
+
+
+@pytest.mark.parametrize(("value", "meant"), [("Foreign", False), ("sprot", True)])
+def test_where_no_labels_were_named_an_unknown_one_tells_how_to(value: str, meant: bool) -> None:
+    message = str(error_of(reader("topic", columns=["topic"]).labels_of, {"topic": value}))
+    assert "'corpus.topic.labels=[...]'" in message
+    assert "'+corpus.topic.map={<word>: <label>}'" in message
+    assert ("did you mean" in message) == meant
 
 
 @pytest.mark.parametrize("value", [["art", "war"], "art;war"])

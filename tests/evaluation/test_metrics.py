@@ -572,8 +572,23 @@ def test_everything_is_undefined_without_examples(task: Task) -> None:
 
 
 def test_an_unknown_metric_is_refused_with_a_list_of_those_available() -> None:
-    with pytest.raises(ConfigurationError, match=r"no metric fnc_score, f1/agree; available: macro_f1, .*f1/neutral"):
+    with pytest.raises(
+        ConfigurationError, match=r"no metric fnc_score, f1/agree; expected one of macro_f1, .*f1/<label>"
+    ):
         select(STANCE, ["macro_f1", "fnc_score", "f1/agree"])
+
+
+def test_metrics_of_single_labels_are_listed_by_their_form_with_the_labels_only_where_asked_for() -> None:
+    framing = Task("framing", "multilabel", POLICY_FRAMES)
+    with pytest.raises(ConfigurationError) as caught:
+        select(framing, ["micro_f2"])
+    message = str(caught.value)
+    assert message.endswith("average_precision/<label>; did you mean micro_f1?")
+    assert "fairness_and_equality" not in message
+    with pytest.raises(ConfigurationError, match=r"f1/<label>, .*, where <label> is one of economic, .*fairness_and_"):
+        select(framing, ["f1/none"])
+    with pytest.raises(ConfigurationError, match=r"semeval2016_favg/<target>$"):
+        select(STANCE, ["xyz"])
 
 
 def test_official_metrics_are_offered_only_to_tasks_with_their_labels() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -151,7 +152,13 @@ def test_with_multirun_a_mistake_does_not_stop_the_other_jobs(
         ("split.seed=soon", r"split\.seed: Value 'soon' of type 'str' could not be converted to Integer"),
         ("split.kind=foo", r"split\.kind: Invalid value 'foo', expected one of \[given, .*\]"),
         ("split.seed=null", r"split\.seed: field 'split\.seed' is not Optional"),
-        ("corpus.files=3", r"corpus\.files: Invalid value assigned: int is not a .*list.*"),
+        ("corpus.files=3", r"corpus\.files: Invalid value assigned: int is not a list\."),
+        (
+            "corpus.topic.columns=section",
+            r"corpus\.topic\.columns: .* str is not a list; write it in brackets, as in "
+            r"'corpus\.topic\.columns=\[section\]'",
+        ),
+        ("classifier.C=1.0", r"classifier\.C: .* not a list; write it in brackets, as in 'classifier\.C=\[1\.0\]'"),
         (
             "corpus.topic.map={Foo: bar}",
             r"corpus\.topic\.map\.Foo: .* leading plus, as in '\+corpus\.topic\.map=\{Foo: bar\}'",
@@ -206,6 +213,18 @@ def test_help_names_every_command(
         assert re.search(rf"^  {name} +{re.escape(text)}$", out, re.M)
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"), [("trian", "; did you mean train?"), ("scoer", "; did you mean score?"), ("xyzzy", "lineage")]
+)
+def test_an_unknown_command_is_named_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str, hint: str
+) -> None:
+    assert main(monkeypatch, given) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: unknown command {given!r}; expected one of train, sweep, ")
+    assert err.endswith(f"{hint}\n")
+
+
 @pytest.mark.parametrize("given", ["--version", "-V"])
 def test_the_version_is_the_package_s(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
@@ -219,6 +238,112 @@ def test_quiet_defaults_leave_what_the_user_set(monkeypatch: pytest.MonkeyPatch)
     __main__.set_quiet_defaults()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
     assert os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] == "0"
+
+
+# --- slantwise <command> --help ---
+
+
+@pytest.fixture
+def usage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """usage("train", "split=kfold") is what the command prints with --help."""
+    monkeypatch.setattr(__main__, "set_quiet_defaults", lambda: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def shown(name: str, *overrides: str) -> str:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["slantwise", name, *overrides, "--help"])
+        __main__.main()
+        return capsys.readouterr().out
+
+    return shown
+
+
+def keys(text: str) -> dict[str, Any]:
+    """The keys that a help text lists, read as the YAML that they are."""
+    found = yaml.safe_load(re.split(r"^keys and their values .*$", text, flags=re.MULTILINE)[1])
+    assert isinstance(found, dict)
+    return found
+
+
+COMMANDS_OF_HYDRA = [
+    *((name, ()) for name in __main__.COMMANDS if name != "demo"),
+    ("train", ("run=r",)),
+    ("compare", ("scores=[a,b]",)),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), COMMANDS_OF_HYDRA)
+def test_help_has_examples_and_every_key_of_the_command_s_file_with_its_comment(
+    usage: Callable[..., str], name: str, overrides: tuple[str, ...]
+) -> None:
+    text = usage(name, *overrides)
+    file = {"run=r": "reproduce", "scores=[a,b]": "drift"}.get("".join(overrides), name)
+    own = (CHECKOUT / "configs" / f"{file}.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
+    assert "examples:\n  slantwise" in text.replace("SLANTWISE_CORPORA=~/corpora ", "")
+    assert "_schema" not in text
+    known = {"judged_split": "split", "judged_task": "task", "task_name": "task"}
+    expected = {known.get(key, key) for key in yaml.safe_load(own) if key != "defaults"}
+    assert expected <= set(keys(text))
+    comments = re.findall(r"^[\w ]+: .*\s(# .+)$", own, re.MULTILINE)
+    assert not [one for one in comments if re.sub(r"# \w+=… on the command line[:;] ", "# ", one) not in text]
+
+
+def test_help_explains_the_keys_of_each_option_chosen_and_shows_their_values(usage: Callable[..., str]) -> None:
+    text = usage("train", "classifier=transformer", "classifier.max_tokens=99", "cleaning=none")
+    assert "  # Tokens of one window, special tokens and target included.\n  max_tokens: 99\n" in text
+    assert re.search(r"^  classifier=transformer # .*\n      encoder, linear, transformer$", text, re.MULTILINE)
+    # cleaning/none.yaml builds on cleaning/default.yaml, which explains this key
+    assert re.search(r"^  furniture: false # remove share bars", text, re.MULTILINE)
+    # keys of the schemas that no file names
+    assert re.search(r"^shuffle_train_labels: false # a test of the whole chain", text, re.MULTILINE)
+    assert re.search(r"^  max_bad_rows: 0 # more unusable rows", text, re.MULTILINE)
+
+
+def test_help_lists_what_the_configuration_holds(usage: Callable[..., str]) -> None:
+    listed = keys(usage("train", "corpus=gvfc", "classifier=transformer", "split=kfold"))
+    with initialize_config_dir(version_base="1.3", config_dir=str(CHECKOUT / "configs")):
+        config = compose("train", overrides=["corpus=gvfc", "classifier=transformer", "split=kfold"])
+    expected = OmegaConf.to_container(config, enum_to_str=True)
+    assert isinstance(expected, dict)
+    assert set(listed) == set(expected)
+    assert listed["run_dir"] == "runs/${name}-${unique:}"
+    for group in ("task", "cleaning", "split", "classifier", "decision", "evaluation"):
+        assert listed[group] == expected[group], group
+    assert listed["corpus"]["columns"] == expected["corpus"]["columns"]
+    # not repeated: what is a default of a dataclass that has been explained already
+    assert listed["corpus"]["framing"].items() <= expected["corpus"]["framing"].items()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "compare", "promote"])
+def test_help_names_keys_as_they_are_typed_and_no_group_that_is_refused(usage: Callable[..., str], name: str) -> None:
+    text = usage(name)
+    assert not re.search(r"judged_|task_name|on the command line|classifier=", text)
+    assert "task" in keys(text)
+    assert "split" in keys(text) or name == "promote"
+    assert re.findall(r"^  (\w+)=\w+$", text, re.MULTILINE) == (
+        ["corpus", "tracking"] if name == "promote" else ["corpus"]
+    )
+
+
+def test_help_explains_a_configuration_of_one_s_own(usage: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    own = (
+        "defaults: [corpus_schema, _self_]\nname: mine\nfiles: [{path: a.csv, separator: ;}]\nhtml: true # as crawled\n"
+    )
+    (tmp_path / "corpus" / "mine.yaml").write_text(own)
+    text = usage("audit", "--config-dir", str(tmp_path), "corpus=mine")
+    assert "  html: true # as crawled\n" in text
+    assert re.search(r"^ +allsides, .*\n.*\bmine\b", text, re.MULTILINE)
+    assert keys(text)["corpus"]["files"] == [{"path": "a.csv", "separator": ";"}]
+
+
+def test_a_mistake_beside_help_is_one_line(
+    usage: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    assert main(monkeypatch, "train", "splti=kfold", "--help") == 2
+    assert re.fullmatch(r"error: unknown key splti; .*did you mean split\?\n", capsys.readouterr().err)
 
 
 # --- resolvers and progress ---

@@ -14,6 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from mlflow.exceptions import RestException
 from tracking_servers import TrackingServer
 
 from evaluation.predictions import Predictions
@@ -22,7 +23,8 @@ from slantwise.command import CHECKOUT
 from slantwise.errors import ConfigurationError, TrackingError
 from training.config import TrackingConfig
 from training.lineage import LineageConfig, Past, data_facts, run_facts
-from training.reproduce import Change, Origin, changes_since, difference
+from training.reproduce import Change, Origin, changes_since, difference, other_keys
+from training.store import first_line
 
 SMALL = ["evaluation.resamples=10", "shortcuts=false", "classifier.C=[1.0]", "classifier.char_ngrams=[0,0]"]
 
@@ -128,10 +130,22 @@ def test_the_data_are_named_with_fingerprints_and_sources(registered: Registered
 def test_a_model_that_names_no_run_is_refused_with_what_was_expected(registered: Registered) -> None:
     with pytest.raises(ConfigurationError, match="expected models:/<name>@<alias>"):
         past(registered, "tiny-topic")
-    with pytest.raises(TrackingError, match="not found"):
+    with pytest.raises(TrackingError, match=r"has no such thing: .*not found"):
         past(registered, "models:/tiny-topic/7")
+    with pytest.raises(TrackingError, match="has no such thing: Registered model alias best not found"):
+        past(registered, "models:/tiny-topic@best")
+    with pytest.raises(ConfigurationError, match=r"^run=nope; expected "):
+        Past(registered.tracking, "nope", key="run")
     with pytest.raises(ConfigurationError, match="show=all-of-it; expected one of run, data"):
         LineageConfig("models:/tiny-topic/1", show="all-of-it")
+
+
+def test_a_long_message_of_mlflow_ends_at_a_word() -> None:
+    assert first_line(ValueError(" one (line)\nanother")) == "one (line)"
+    assert first_line(ValueError()) == "ValueError"
+    assert first_line(RestException({"error_code": "NOT_FOUND", "message": "no such run"})) == "no such run"
+    assert first_line(ValueError("four " * 100)) == "four " * 59 + "four …"
+    assert first_line(ValueError("a" * 400)) == "a" * 300 + " …"
 
 
 def test_no_empty_store_is_made_where_there_is_none(tmp_path: Path) -> None:
@@ -231,6 +245,12 @@ def test_a_changed_version_or_code_is_a_difference(tags: Mapping[str, str], chan
 
     (found,) = changes_since({"code_sha256": code_fingerprint(), **tags})
     assert str(found).startswith(change)
+
+
+def test_keys_that_would_change_what_a_run_was_made_with_are_named() -> None:
+    kept = ["run=a=b", "anyway=true", "corpus.root=c", "tracking=server", "tracking.uri=u", "hydra.verbose=true", "-m"]
+    assert other_keys(kept) == []
+    assert other_keys(["run=a", "classifier.C=[3.0]", "+corpus=babe"]) == ["classifier.C", "corpus"]
 
 
 def test_all_differences_are_told_at_once() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from data.config import CleaningConfig, CorpusConfig, SplitConfig
 from evaluation.judge import EvaluationConfig
 from slantwise.command import CHECKOUT, Progress
 from slantwise.errors import ConfigurationError
+from training import promote
 from training.config import TaskConfig, TrackingConfig, TrainConfig
 from training.decisions import DecisionConfig
 from training.linear import LinearConfig
@@ -154,8 +157,33 @@ def test_a_minimum_that_is_not_reached_refuses_the_first_champion(store: Store) 
 
 
 def test_an_unpublished_run_is_refused_with_the_command_that_publishes_it(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="slantwise publish"):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match=f"slantwise publish run_dir={tmp_path}$"):
         Registry(store.config("better")).run_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("nope", "does not exist"), (".", "holds no run.json")])
+def test_what_is_no_run_is_refused_without_the_command_that_publishes_runs(
+    store: Store, tmp_path: Path, name: str, expected: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{expected}.*expected a run directory") as caught:
+        Registry(store.config("better")).run_of(str(tmp_path / name))
+    assert "publish" not in str(caught.value)
+
+
+def test_an_exported_model_is_refused_with_the_run_that_it_was_made_of(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match=r"exported model; .* as in model=runs/better$"):
+        Registry(store.config("better")).run_of(str(store.runs["better"] / "model"))
+
+
+def test_the_task_is_asked_for_by_the_name_that_it_has_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["slantwise promote", "rollback=true"])
+    with pytest.raises(SystemExit):
+        promote.main()
+    assert capfd.readouterr().err == "error: task must be given, as in task=topic\n"
 
 
 def test_force_without_a_reason_is_refused(store: Store) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from benchmarks.sweep import composed
-from slantwise.command import CHECKOUT
+from slantwise.command import CHECKOUT, run
 from slantwise.errors import ConfigurationError
-from training.multirun import GROUP, PARENT, ParentRun, group_tags
+from training.config import register
+from training.multirun import GROUP, JOBS, PARENT, ParentRun, group_tags
 from training.space import Dimension, Space
 
 SPACES = sorted(path.stem for path in (CHECKOUT / "configs" / "sweep").glob("*.yaml"))
@@ -21,17 +26,55 @@ SPACES = sorted(path.stem for path in (CHECKOUT / "configs" / "sweep").glob("*.y
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (GROUP, PARENT, "PYTHONPATH"):
+    for name in (GROUP, PARENT, JOBS, "PYTHONPATH"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 def tracking(uri: str, folder: Path, enabled: bool = True) -> object:
     one = {"enabled": enabled, "uri": uri, "artifacts": str(folder), "experiment": "slantwise", "timeout": 1.0}
-    return OmegaConf.create({"tracking": one})
+    return OmegaConf.create({"tracking": one, "hydra": {"sweep": {"dir": str(folder / "multirun")}}})
 
 
-def test_runs_of_a_grid_bear_the_tag_of_a_parent_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_job(config: Any) -> None:
+    """Leaves the run.json of a run in place of training one; the second seed goes on with an interrupted run."""
+    if config.split.seed == 3:
+        raise ConfigurationError("split.seed=3; expected\nanother one")
+    folder = Path(f"runs/interrupted-{config.task.name}" if config.split.seed == 2 else config.run_dir)
+    folder.mkdir(parents=True)
+    estimate = {"value": 0.61 + config.split.seed / 1000, "low": 0.5, "high": 0.7, "reason": None}
+    task = {"headline": ["macro_f1", "accuracy"], "metrics": {"macro_f1": estimate}}
+    (folder / "run.json").write_text(json.dumps({"tags": group_tags(), "tasks": {config.task.name: task}}))
+
+
+def test_a_grid_ends_with_a_table_of_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    GlobalHydra.instance().clear()
+    register()
+    arguments = ["--multirun", "task=topic,stance", "split.seed=1,2,3", "tracking=none", "evaluation.slices=[author]"]
+    monkeypatch.setattr(sys, "argv", ["slantwise train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        run("train", fake_job)
+    assert caught.value.code == 2
+    err = capfd.readouterr().err
+    table = [re.split(r" {2,}", line.strip()) for line in err[err.index("6 jobs, 2 failed") :].splitlines()]
+    assert table[2] == ["task", "split.seed", "metric", "value", "95 % interval", "run directory"]
+    rows = table[4:10]
+    assert [row[:5] for row in rows if row[1] == "1"] == [
+        [task, "1", "macro_f1", "0.611", "0.500 to 0.700"] for task in ("topic", "stance")
+    ]
+    assert all((tmp_path / row[5] / "run.json").is_file() for row in rows if row[1] != "3")
+    assert [row[5] for row in rows if row[1] == "2"] == ["runs/interrupted-topic", "runs/interrupted-stance"]
+    assert [row[2:] for row in rows if row[1] == "3"] == [["failed", "split.seed=3; expected"]] * 2
+    assert not list((tmp_path / "runs" / "multirun").glob("*/*.json"))
+
+
+def test_runs_of_a_grid_bear_the_tag_of_a_parent_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["slantwise train", "-m", "task=topic,stance"])
     uri, callback = f"sqlite:///{tmp_path}/mlflow.db", ParentRun()
     callback.on_multirun_start(tracking(uri, tmp_path))
@@ -43,6 +86,7 @@ def test_runs_of_a_grid_bear_the_tag_of_a_parent_that_is_there(tmp_path: Path, m
     assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(CHECKOUT)
     callback.on_multirun_end(tracking(uri, tmp_path))
     assert group_tags() == {}
+    assert f"the runs stand below {parent.info.run_id} ({tags['multirun']})" in capsys.readouterr().err
 
 
 def test_a_grid_whose_store_is_away_goes_on_without_a_parent(
