@@ -466,9 +466,7 @@ def render(figures: Mapping[str, Any]) -> str:
         "explain.html.j2", number=number, signed=signed, breakable=breakable, in_words=in_words, visible=visible
     )  # fmt: skip
     views = _views(figures["answers"])
-    return page.render(
-        figures, views=views, texts=_texts(figures["readings"], views), shown_labels=SHOWN_LABELS
-    )
+    return page.render(figures, views=views, texts=_texts(figures["readings"], views), shown_labels=SHOWN_LABELS)
 
 
 def visible(text: str) -> str:
