@@ -72,7 +72,7 @@ def _lines(found: Mapping[str, Sequence[tuple[float, float]]], rounds: int, seco
         f"{REPEATS * PARTS} steps of {step:.0f} ms, a metric after each: more than any training here records. {rounds} "
         "rounds in alternation;",
         "medians, and in brackets the range. Time is by the clock; without tracking it is 1 in each round. The thread",
-        "that tells the server has a processor time of so much of training's, MLflow's import (a second) among it. Made",
+        "that tells the server has a processor time of so much of training's, MLflow's import (a second) in it. Made",
         f"by `python -m benchmarks.tracking {rounds}`, {date.today():%Y-%m-%d}, {_processor()}.",
         "",
         "| server | time | processor time of the thread |",
