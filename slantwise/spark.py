@@ -265,7 +265,6 @@ def run(config: ScoreConfig) -> None:
         if getattr(config, key) is not None:
             raise ConfigurationError(f"{key}={getattr(config, key)}: a key of engine=local; see spark.partitions")
     warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")  # pyspark 4.3 of any pandas 3
-    logging.getLogger("py4j").setLevel(logging.WARNING)
     summary = score_files(
         locate_model(config.model), config.input, config.output, config.input_options, config.spark,
         str(config.format), config.device, config.max_rejected,
@@ -288,6 +287,7 @@ def start(settings: SparkSettings) -> SparkSession:
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.ui.enabled", "false")
     if settings.master:
         builder = builder.master(settings.master)
+    logging.getLogger("py4j").setLevel(logging.WARNING)  # it tells of each connection that it closes
     builder = builder.config("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
