@@ -80,6 +80,7 @@ def _check_arrays(path: Path) -> None:
                 raise ModelError(f"{path}: no .npz archive; it begins with something else")
             for member in archive.infolist():
                 _check_array(path, archive, member)
+    # zipfile: RuntimeError for an encrypted member, NotImplementedError for a compression or version it does not know
     except (ValueError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: no archive of plain arrays ({error})") from error
 

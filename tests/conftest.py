@@ -157,3 +157,16 @@ def tracking_server(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     server = TrackingServer(postgres.create("mlflow"), folder / "artifacts")
     yield server
     server.kill()
+
+
+def during_training(monkeypatch: pytest.MonkeyPatch, what: Callable[[Any], None]) -> None:
+    """Calls `what` with the workspace before each fit of the linear classifier."""
+    import training.linear
+
+    original = training.linear.fit_all
+
+    def fit_all(parts: Any, config: Any, workspace: Any) -> Any:
+        what(workspace)
+        return original(parts, config, workspace)
+
+    monkeypatch.setattr(training.linear, "fit_all", fit_all)

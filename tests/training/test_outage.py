@@ -14,12 +14,12 @@ import pytest
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as artifact_repositories
 from tracking_servers import FaultyProxy, Postgres, TrackingServer, wait_for
 
-import training.linear
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
 from evaluation import plots
 from evaluation.judge import EvaluationConfig
 from slantwise.command import Progress
 from slantwise.errors import TrackingError
+from tests.conftest import during_training
 from training import publisher, tracking
 from training.config import TaskConfig, TrackingConfig, TrainConfig
 from training.decisions import DecisionConfig
@@ -72,17 +72,6 @@ def run(config: TrainConfig) -> tuple[Path, str]:
     progress = Progress(quiet=True)
     directory = train(config, f"name: {config.name}\n", progress).directory
     return directory, progress.console.export_text()
-
-
-def during_training(monkeypatch: pytest.MonkeyPatch, what: Callable[[Any], None]) -> None:
-    """Calls `what` with the workspace before each fit."""
-    original = training.linear.fit_all
-
-    def fit_all(parts: Any, config: Any, workspace: Any) -> Any:
-        what(workspace)
-        return original(parts, config, workspace)
-
-    monkeypatch.setattr(training.linear, "fit_all", fit_all)
 
 
 def runs_of(server: TrackingServer, config: TrainConfig) -> list[Any]:

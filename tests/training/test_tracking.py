@@ -18,12 +18,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-import training.linear
 from data.config import CleaningConfig, CorpusConfig, SplitConfig, SplitKind
 from evaluation import plots
 from evaluation.judge import EvaluationConfig
 from slantwise.command import Progress
 from slantwise.errors import ConfigurationError, CorpusError, TrackingError
+from tests.conftest import during_training
 from training import publisher, system, tracking
 from training.config import TaskConfig, TrackingConfig, TrainConfig
 from training.decisions import DecisionConfig
@@ -74,16 +74,6 @@ def run(config: TrainConfig, progress: Progress | None = None) -> RunResult:
 def runs_of(config: TrainConfig) -> list[Any]:
     client = mlflow.MlflowClient(config.tracking.uri)
     return list(client.search_runs([each.experiment_id for each in client.search_experiments()]))
-
-
-def in_training(monkeypatch: pytest.MonkeyPatch, what: Callable[[Any], None]) -> None:
-    original = training.linear.fit_all
-
-    def fit_all(parts: Any, config: Any, workspace: Any) -> Any:
-        what(workspace)
-        return original(parts, config, workspace)
-
-    monkeypatch.setattr(training.linear, "fit_all", fit_all)
 
 
 # --- the journal ---
@@ -175,7 +165,7 @@ def test_folds_are_steps_of_one_metric(make: Make) -> None:
 
 def test_the_machine_is_measured_while_a_run_trains(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "EVERY", 0.05)
-    in_training(monkeypatch, lambda workspace: time.sleep(0.3))
+    during_training(monkeypatch, lambda workspace: time.sleep(0.3))
     config = make()
     run(config)
     (found,) = runs_of(config)
@@ -249,7 +239,7 @@ def test_a_run_that_is_ended_early_is_not_left_running_and_goes_on_as_the_same(
     what, error, status = ENDS[end]
     config = make()
     with monkeypatch.context() as patch:
-        in_training(patch, what)
+        during_training(patch, what)
         with pytest.raises(error):
             run(config)
     (found,) = runs_of(config)
@@ -297,7 +287,7 @@ def test_a_run_that_is_being_trained_is_not_published(make: Make, monkeypatch: p
         with pytest.raises(ConfigurationError, match="in the hands of another process"), at_rest(Path(config.run_dir)):
             pass
 
-    in_training(monkeypatch, look)
+    during_training(monkeypatch, look)
     run(config)
 
 
