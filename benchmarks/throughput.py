@@ -1,7 +1,7 @@
 """Measure training throughput against the transformers Trainer as its text-classification examples use it.
 
     python -m benchmarks.throughput speed   [--steps 40] [--repeats 5]
-    python -m benchmarks.throughput quality [--epochs 4] [--seeds 3]
+    python -m benchmarks.throughput quality [--epochs 4] [--seeds 3] [--workers 2]
 
 The usual way: AutoModelForSequenceClassification, DataCollatorWithPadding (each batch padded to its longest example),
 batches in random order, the Trainer's own defaults; 8 examples a batch (its default), and 16. Both ways have the same
@@ -15,7 +15,8 @@ order each time. What is timed, by one and the same stopwatch, is an epoch: batc
 Reading, tokenising, validation and checkpoints are not in it. The processor's time is what a machine that is busy with
 other things disturbs least.
 
-Quality: all ways train on the whole train split for `epochs` and are judged on test; `seeds` trainings each.
+Quality: all ways train on the whole train split for `epochs` and are judged on test; `seeds` trainings each, on
+`workers` processes, since nothing is timed here.
 
 Each writes its section of benchmarks/throughput.md.
 """
@@ -24,10 +25,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="speed")
     parser.add_argument("--epochs", type=int, default=4, help="quality")
     parser.add_argument("--seeds", type=int, default=3, help="quality: trainings of each way")
+    parser.add_argument("--workers", type=int, default=2, help="quality: trainings at a time, one thread each")
     options = parser.parse_args()
     prepare()
     splits, chosen = mixed_lengths(), ways()
@@ -109,7 +113,7 @@ def main() -> None:
         speeds = measure_speed(chosen, splits, options.steps, options.repeats)
         write_section("Speed", speed_section(chosen, speeds, options.steps, options.repeats))
     else:
-        scores = measure_quality(chosen, splits, options.epochs, options.seeds)
+        scores = measure_quality(chosen, options.epochs, options.seeds, options.workers)
         write_section("Quality", quality_section(chosen, scores, options.epochs, splits))
 
 
@@ -273,19 +277,27 @@ def measure_speed(chosen: Sequence[Way], splits: Splits, steps: int, repeats: in
 
 
 def measure_quality(
-    chosen: Sequence[Way], splits: Splits, epochs: int, seeds: int
+    chosen: Sequence[Way], epochs: int, seeds: int, workers: int
 ) -> Mapping[str, list[tuple[float, float]]]:
     """For each way accuracy and macro-F1 on test, after each training."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    gold = splits.test.gold
-    for seed in range(seeds):
-        for way in chosen:
-            training = way.train(splits, epochs, seed)
-            predicted = training.predict(list(splits.test.examples)).argmax(axis=1)
-            scores = float(accuracy_score(gold, predicted)), float(f1_score(gold, predicted, average="macro"))
-            found[way.name].append(scores)
-            _say(way, training, f"; accuracy {scores[0]:.3f}, macro-F1 {scores[1]:.3f}")
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch can hang
+    with ProcessPoolExecutor(workers, context, initializer=prepare) as pool:
+        jobs = [(way.name, pool.submit(_quality, way.name, epochs, seed)) for seed in range(seeds) for way in chosen]
+        for name, job in jobs:
+            found[name].append(job.result())
     return found
+
+
+def _quality(name: str, epochs: int, seed: int) -> tuple[float, float]:
+    """Of one training, in a process of its own; ways cross to it by their names."""
+    way, splits = next(way for way in ways() if way.name == name), mixed_lengths()
+    training = way.train(splits, epochs, seed)
+    predicted = training.predict(list(splits.test.examples)).argmax(axis=1)
+    gold = splits.test.gold
+    scores = float(accuracy_score(gold, predicted)), float(f1_score(gold, predicted, average="macro"))
+    _say(way, training, f"; accuracy {scores[0]:.3f}, macro-F1 {scores[1]:.3f}")
+    return scores
 
 
 def _parts(splits: Splits) -> tuple[LabelledExamples, ...]:

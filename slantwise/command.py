@@ -12,6 +12,7 @@ import re
 import sys
 import textwrap
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def _added_keys(node: Any, prefix: str = "") -> Iterator[str]:
 def run(config_name: str, job: Callable[[Any], None]) -> None:
     """Run `job` on the configuration that `configs/<config_name>.yaml` and the command line give.
 
-    Exits 2 with one message for bad input or configuration. With --multirun a failing job does not stop the others.
+    Exits 2 with one message for bad input or configuration. With --multirun a failing job does not stop the others, and
+    one that fails through no mistake of the user's leaves its traceback and exit status 1.
     """
     import hydra
     from hydra.errors import HydraException
@@ -104,11 +106,11 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come out to the handlers below
     # Hydra wants all overrides side by side, with no option among them
     sys.argv[1:] = sorted(sys.argv[1:], key=_is_override)
-    failures: list[SlantwiseError] = []
+    failures: list[Exception] = []
     composed = False
     several = any(argument in ("-m", "--multirun") for argument in sys.argv[1:])
 
-    def guarded(config: Any) -> SlantwiseError | None:
+    def guarded(config: Any) -> Exception | None:
         nonlocal composed
         composed = True
         try:
@@ -120,6 +122,12 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
             _report(mistake)
             failures.append(mistake)
             return mistake  # Hydra hands it to its callbacks
+        except Exception as failure:
+            if not several or isinstance(failure, BrokenPipeError):
+                raise
+            traceback.print_exc()
+            failures.append(failure)
+            return failure
         return None
 
     register_resolvers()
@@ -142,7 +150,11 @@ def run(config_name: str, job: Callable[[Any], None]) -> None:
         raise SystemExit(INTERRUPTED) from None
     if failures:
         print(f"error: {len(failures)} of the jobs failed", file=sys.stderr)
-        raise SystemExit(BAD_INPUT)
+        raise SystemExit(min(map(exit_status, failures)))  # one that is our own fault outweighs the others
+
+
+def exit_status(failure: Exception) -> int:
+    return BAD_INPUT if isinstance(failure, SlantwiseError) else OWN_FAILURE
 
 
 def _is_override(argument: str) -> bool:

@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from slantwise.command import CHECKOUT, Progress, unique_name
-from slantwise.errors import TrackingError
+from slantwise.command import CHECKOUT, Progress, exit_status, unique_name
+from slantwise.errors import SlantwiseError, TrackingError
 from training.redact import redact
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class ParentRun(Callback):  # type: ignore[misc]
         directory = None if isinstance(result, Exception) else _run_directory(Path(job_return.cfg.run_dir), config)
         job = {
             "overrides": [redact(override) for override in job_return.overrides],
-            "error": redact(str(result)) if isinstance(result, Exception) else None,
+            "error": redact(_told(result)) if isinstance(result, Exception) else None,
+            "status": exit_status(result) if isinstance(result, Exception) else 0,
             "directory": directory and str(directory),
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -91,12 +92,19 @@ class ParentRun(Callback):  # type: ignore[misc]
         if not progress.console.is_terminal:
             progress.console.width = WIDTH
         if jobs:
-            failed = sum(job["error"] is not None for job in jobs)
-            progress.say(f"\n{len(jobs)} jobs" + (f", {failed} failed" if failed else ""))
+            progress.say(f"\n{len(jobs)} jobs")
             progress.console.print(_table(jobs), markup=False)
             shutil.rmtree(str(folder))
         if parent is not None:
             progress.say(f"MLflow: the runs stand below {parent} ({name})")
+        if failed := [job["status"] for job in jobs if job["status"]]:
+            # what failed in other processes, this one's exit status tells
+            print(f"error: {len(failed)} of the {len(jobs)} jobs failed", file=sys.stderr)
+            raise SystemExit(min(failed))
+
+
+def _told(failure: Exception) -> str:
+    return str(failure) if isinstance(failure, SlantwiseError) else f"{type(failure).__name__}: {failure}"
 
 
 def _run_directory(expected: Path, config: Any) -> Path | None:

@@ -60,7 +60,7 @@ def test_a_grid_ends_with_a_table_of_what_differs(
         run("train", fake_job)
     assert caught.value.code == 2
     err = capfd.readouterr().err
-    table = [re.split(r" {2,}", line.strip()) for line in err[err.index("6 jobs, 2 failed") :].splitlines()]
+    table = [re.split(r" {2,}", line.strip()) for line in err[err.index("6 jobs") :].splitlines()]
     assert table[2] == ["task", "split.seed", "metric", "value", "95 % interval", "run directory"]
     rows = table[4:10]
     assert [row[:5] for row in rows if row[1] == "1"] == [
@@ -69,7 +69,33 @@ def test_a_grid_ends_with_a_table_of_what_differs(
     assert all((tmp_path / row[5] / "run.json").is_file() for row in rows if row[1] != "3")
     assert [row[5] for row in rows if row[1] == "2"] == ["runs/interrupted-topic", "runs/interrupted-stance"]
     assert [row[2:] for row in rows if row[1] == "3"] == [["failed", "split.seed=3; expected"]] * 2
+    assert err.endswith("error: 2 of the 6 jobs failed\n")
     assert not list((tmp_path / "runs" / "multirun").glob("*/*.json"))
+
+
+def dying_job(config: Any) -> None:
+    if config.split.seed == 2:
+        raise RuntimeError("out of memory")
+    fake_job(config)
+
+
+def test_a_job_that_dies_leaves_its_traceback_and_the_other_jobs_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    GlobalHydra.instance().clear()
+    register()
+    monkeypatch.setattr(sys, "argv", ["slantwise train", "-m", "split.seed=1,2,3", "task=topic", "tracking=none"])
+    with pytest.raises(SystemExit) as caught:
+        run("train", dying_job)
+    assert caught.value.code == 1
+    err = capfd.readouterr().err
+    assert 'raise RuntimeError("out of memory")\nRuntimeError: out of memory\n' in err
+    rows = [re.split(r" {2,}", line.strip()) for line in err[err.index("3 jobs") :].splitlines()][4:7]
+    assert [row[1] for row in rows] == ["macro_f1", "failed", "failed"]
+    assert rows[1][2] == "RuntimeError: out of memory"
+    assert err.endswith("error: 2 of the 3 jobs failed\n")
 
 
 def test_runs_of_a_grid_bear_the_tag_of_a_parent_that_is_there(
