@@ -90,15 +90,15 @@ def drop_pooler(encoder: nn.Module) -> nn.Module:
 
 
 class TorchRuntime:
-    """Runs a WindowEncoder; bf16 on a GPU that has it."""
+    """Runs a WindowEncoder; bf16 on a GPU that has it, unless `full` asks for float32 wherever it runs."""
 
     kind = "torch"
     parallel = 1  # torch has threads of its own
 
-    def __init__(self, module: WindowEncoder, device: torch.device) -> None:
-        self.module, self.device = module.to(device).eval(), device
+    def __init__(self, module: WindowEncoder, device: torch.device, full: bool = False) -> None:
+        self.module, self.device, self.full = module.to(device).eval(), device, full
         self.budget = BUDGET[device.type]
-        self.half = device.type == "cuda" and has_bfloat16(device)
+        self.half = device.type == "cuda" and has_bfloat16(device) and not full
 
     def vectors(
         self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], segments: npt.NDArray[np.int64]
@@ -115,9 +115,13 @@ class TorchRuntime:
         # Encoders may tie tensors; each is written for itself.
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in encoder.state_dict().items()}
         save_file(state, folder / WEIGHTS)
-        return {"token_pooling": self.module.token_pooling, "token_types": self.module.token_types}
+        return {
+            "token_pooling": self.module.token_pooling,
+            "token_types": self.module.token_types,
+            "float32": self.full,
+        }
 
     @classmethod
     def load(cls, folder: Path, state: dict[str, Any], device: str) -> TorchRuntime:
         module = WindowEncoder(build_encoder(folder), state["token_pooling"], bool(state["token_types"]))
-        return cls(module, choose_device(device))
+        return cls(module, choose_device(device), bool(state.get("float32")))

@@ -39,7 +39,7 @@ class Windowing:
     max_tokens: int = 256
     long: str = "windows"
     overlap: int = 32  # tokens that neighbouring windows share
-    max_windows: int = 8  # of one example; of a longer article as many, evenly spread
+    max_windows: int = 8  # of one example; of a longer article as many, evenly spread, or around the first mentions
 
     def __post_init__(self) -> None:
         problems = []
@@ -47,8 +47,8 @@ class Windowing:
             problems.append(f"max_tokens={self.max_tokens}; expected {2 * LEAST_ARTICLE} or more")
         if self.long not in LONG:
             problems.append(f"long={self.long!r}; expected one of {', '.join(LONG)}")
-        if not 0 <= self.overlap < self.max_tokens // 2:
-            problems.append(f"overlap={self.overlap}; expected less than half of max_tokens={self.max_tokens}")
+        if self.long == "windows" and not 0 <= self.overlap <= self.max_tokens // 2:
+            problems.append(f"overlap={self.overlap}; expected 0 to half of max_tokens={self.max_tokens}")
         if self.max_windows < 1:
             problems.append(f"max_windows={self.max_windows}; expected 1 or more")
         if problems:
@@ -130,6 +130,7 @@ class Windower:
         self.tokenizer, self.windowing = tokenizer, windowing
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # "[SEP]" in an article is text, no end of a segment
         self.single, self.pair = Frame.of(tokenizer, pair=False), Frame.of(tokenizer, pair=True)
 
     def encode(self, examples: Sequence[Example], pair: bool = True) -> Encoded:

@@ -57,6 +57,11 @@ class TrainConfig:
             raise ConfigurationError(f"classifier._target_={target}; expected training.<module>.<function>")
         if unknown := [name for name in self.tasks if name not in TASK_NAMES]:
             raise ConfigurationError(f"task={unknown}; expected some of {', '.join(TASK_NAMES)}")
+        if len(self.tasks) > 1 and self.backend == "transformer" and self.decision.cross_fit:
+            raise ConfigurationError(
+                f"decision.cross_fit={self.decision.cross_fit}: its fits would learn each task alone, and the decision "
+                "would be that of another classifier; expected 0 with several tasks in one encoder"
+            )
         if len(set(self.tasks)) < len(self.tasks):
             raise ConfigurationError(f"task={self.tasks}: a task is named twice")
 

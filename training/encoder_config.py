@@ -38,6 +38,12 @@ class EncoderOptions:
     def windowing(self) -> Windowing:
         return Windowing(self.max_tokens, self.long, self.overlap, self.max_windows)
 
+    def check_place(self) -> None:
+        """Before anything is read: the device is there, and so is the encoder. Raises ConfigurationError."""
+        from training.pretrained import check_place  # it imports torch
+
+        check_place(self)
+
     def check(self, choices: Mapping[str, Sequence[str]], problems: Iterable[str] = ()) -> None:
         """Raises ConfigurationError that names all that is wrong; `problems` are those found already."""
         found = [
@@ -95,12 +101,19 @@ class TransformerConfig(EncoderOptions):
                 problems.append(f"{name}={getattr(self, name)}; expected {least} or more")
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             problems.append(f"checkpoint_steps={self.checkpoint_steps}; expected 1 or more, or null")
-        for name in ("learning_rate", "head_learning_rate", "layer_decay"):
+        for name in ("learning_rate", "head_learning_rate"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 problems.append(f"{name}={getattr(self, name)}; expected more than 0")
+        if not 0 < self.layer_decay <= 1:
+            problems.append(f"layer_decay={self.layer_decay}; expected more than 0, 1 at most")
+        if not self.weight_decay >= 0:
+            problems.append(f"weight_decay={self.weight_decay}; expected 0 or more")
         for name in ("warmup", "dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name}={getattr(self, name)}; expected 0 or more, less than 1")
+        if self.loss == "focal" and self.label_smoothing:
+            # smoothing bounds what is wanted of an example, focal stops wanting it: together neither does what it says
+            problems.append(f"label_smoothing={self.label_smoothing} with loss=focal; expected one of the two")
         if self.batch_tokens < self.max_tokens:
             problems.append(f"batch_tokens={self.batch_tokens}; expected max_tokens={self.max_tokens} or more")
         self.check(CHOICES | TRAINING_CHOICES, problems)

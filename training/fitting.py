@@ -35,11 +35,16 @@ Record = Callable[[Mapping[str, float], int], None]
 
 @dataclass(frozen=True)
 class Part:
-    """One task of a fit, and the splits that it may see; key: `fingerprint` of them, for a fit that shares steps."""
+    """One task of a fit, and the splits that it may see.
+
+    targets   of all splits, each with the id of an article that names it: what the classifier must be able to read
+    key       `fingerprint` of the splits, for a fit that shares steps
+    """
 
     task: Task
     train: LabelledExamples
     validation: LabelledExamples
+    targets: Mapping[str, str] = field(default_factory=dict)
     key: bytes | None = None
 
     def with_key(self) -> Part:

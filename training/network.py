@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slantwise.errors import ConfigurationError
 from slantwise.network import WindowEncoder
 from slantwise.task import Kind, Task
 
 LAYER = re.compile(r"\.(?:layer|layers|h|blocks?)\.(\d+)\.")
+EMBEDDINGS = re.compile(r"embed|\.w[tp]e\.")  # GPT-2 has wte and wpe
 
 
 class Network(nn.Module):
@@ -82,12 +84,13 @@ def losses(
 
 
 def label_weights(wanted: Tensor, kind: Kind) -> Tensor:
-    """`balanced`: multiclass, n / (n_labels n_label), as in scikit-learn; multilabel, the square root of negatives by
-    positives, at most 10: the full ratio drowns the negatives of rare labels. Labels that never occur have weight 1."""
+    """`balanced`: multiclass, n / (labels that occur * n_label), as in scikit-learn; multilabel, the square root of
+    negatives by positives, at most 10: the full ratio drowns the negatives of rare labels. Labels that never occur have
+    weight 1."""
     positives = wanted.sum(dim=0)
     n = float(len(wanted))
     if kind == "multiclass":
-        weights = n / (wanted.shape[1] * positives.clamp(min=1e-9))
+        weights = n / ((positives > 0).sum() * positives.clamp(min=1e-9))
     else:
         weights = ((n - positives) / positives.clamp(min=1e-9)).sqrt().clamp(max=10.0)
     return torch.where(positives > 0, weights, torch.ones_like(weights))
@@ -98,7 +101,23 @@ def depth_of(name: str) -> int | None:
     found = LAYER.search(name)
     if found:
         return int(found.group(1)) + 1
-    return 0 if "embed" in name else None
+    return 0 if EMBEDDINGS.search(name) else None
+
+
+def check_layers(network: Network, freeze_layers: int, layer_decay: float) -> None:
+    """Raises ConfigurationError where an option speaks of layers that the encoder does not have."""
+    depths = (depth_of(name) for name, _ in network.windows.named_parameters())
+    n = max((depth for depth in depths if depth is not None), default=0)
+    if freeze_layers > n:
+        raise ConfigurationError(
+            f"classifier.freeze_layers={freeze_layers}: {_layers(n)}; expected {n} at most, or -1 for the whole encoder"
+        )
+    if layer_decay != 1 and not n:
+        raise ConfigurationError(f"classifier.layer_decay={layer_decay}: {_layers(n)}; expected 1")
+
+
+def _layers(n: int) -> str:
+    return f"the encoder has {n} layers" if n else "the encoder has no layers that are known by their names"
 
 
 def freeze(network: Network, layers: int) -> None:

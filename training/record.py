@@ -36,6 +36,9 @@ COLUMNS = {
     ),
 }  # fmt: skip
 
+# What validation chose and where an encoder came from; the other facts of a fit are metrics.
+PARAMETERS = ("C", "epoch", "revision", "sha256")
+
 
 def opening_record(
     config: TrainConfig, corpus: Corpus, data: Sequence[TaskData], started: float, origin: Origin | None
@@ -95,14 +98,18 @@ def finished_record(
     first = data[0].task.name
     chosen = folds[0][first].fitted.chosen
     found = {
-        **{f"chosen.{name}": str(chosen[name]) for name in ("C", "epoch") if name in chosen},
+        **{f"chosen.{name}": str(chosen[name]) for name in PARAMETERS if chosen.get(name) is not None},
         "chosen.calibration": ",".join(folds[0][one.task.name].head.decision.calibration for one in data),
     }
     return {
         **opening,
         "status": "FINISHED",
         "parameters": opening["parameters"] | found,
-        "chosen": {name: str(value) for name, value in chosen.items() if not isinstance(value, Mapping)},
+        "chosen": {
+            name: value if isinstance(value, int | float) else str(value)
+            for name, value in chosen.items()
+            if not isinstance(value, Mapping)
+        },
         "tasks": tasks,
         "history": [
             {f"fold_{number}_{k}" if len(folds) > 1 and k != "step" else k: v for k, v in entry.items()}

@@ -120,10 +120,12 @@ def at_rest(directory: Path) -> Iterator[None]:
 
 
 def _key(resolved: str) -> str:
-    """What two commands have in common that would train the same."""
+    """What two commands have in common that would train the same: of several processes each reads its own batches."""
     settings = yaml.safe_load(resolved)
     kept = {k: v for k, v in settings.items() if k not in OWN} if isinstance(settings, dict) else settings
-    return hashlib.sha256(json.dumps([slantwise.__version__, kept], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([slantwise.__version__, processes.world(), kept], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def _interrupted(directory: Path, key: str) -> Path | None:
@@ -164,6 +166,11 @@ def _hold(lock: IO[str], directory: Path) -> None:
 
 def _check_new(directory: Path) -> None:
     """Before hours of work: the run directory must be new and its place writable."""
+    if _state(directory) is not None:
+        raise ConfigurationError(
+            f"run_dir={directory} holds an interrupted run of another configuration, version or number of processes; "
+            "expected its own command, or a new folder"
+        )
     if directory.exists():
         raise ConfigurationError(f"run_dir={directory} exists; expected a new folder")
     parent = next(path for path in directory.absolute().parents if path.exists())

@@ -115,6 +115,8 @@ def train(config: TrainConfig, resolved: str, progress: Progress, origin: Origin
         progress.say(f"  going on with {place.directory}, which was interrupted")
     if place.finished:
         return _publish_finished(config, place, progress)
+    if hasattr(config.classifier, "check_place"):
+        config.classifier.check_place()
     with progress.step("read the corpus"):
         corpus = load_corpus(config.corpus, config.evaluation.slices)
         tasks = [corpus.task(name) for name in config.task_names]

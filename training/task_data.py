@@ -39,14 +39,19 @@ class TaskData:
     headline: Sequence[str]
 
     def part(self, split: Split, config: TrainConfig) -> Part:
-        """Train and validation of a split; test is not for a fit."""
+        """Train and validation of a split; of test a fit learns the targets that it will have to read, no more."""
         train_part, validation = (
             self.clean.examples(split.rows(name), split.units) for name in ("train", "validation")
         )
+        targets = {}
+        if self.task.has_target:
+            everything = self.clean.examples(range(len(self.clean)))
+            pairs = zip(everything.examples, everything.ids, strict=True)
+            targets = {str(example.target): id_ for example, id_ in pairs}
         if config.shuffle_train_labels:
             train_part = _shuffled(train_part, config.split.seed)
             validation = _shuffled(validation, config.split.seed + 1)
-        return Part(self.task, train_part, validation)
+        return Part(self.task, train_part, validation, targets)
 
 
 def prepare(

@@ -154,10 +154,13 @@ def _name(text: str) -> str:
 
 def _flat_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """What is compared between runs: headline metrics with their intervals as test_<name>_low and _high, label F1,
-    validation figures, shortcuts, seconds; of several tasks each with the task's name before it. All others are in
-    the artifact metrics.json; an undefined metric is left out.
+    validation figures and shortcuts, of several tasks each with the task's name before it; facts of the fit, such as
+    what was cut; seconds. All others are in the artifact metrics.json; an undefined metric is left out.
     """
     flat: dict[str, float] = {"seconds": record["seconds"]}
+    for key, value in record["chosen"].items():
+        if isinstance(value, int | float) and f"chosen.{key}" not in record["parameters"]:
+            flat[_name(key)] = value
     for name, task in record["tasks"].items():
         prefix = f"{name}_" if len(record["tasks"]) > 1 else ""
         flat |= {prefix + key: value for key, value in _task_metrics(task).items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from evaluation.report import LOWER_IS_BETTER
 from slantwise.article import Example
 from slantwise.batching import RankBatches, TrainingBatches, padding_share
 from slantwise.body import Body
@@ -32,13 +34,13 @@ from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.network import WEIGHTS, TorchRuntime, WindowEncoder, choose_device, has_bfloat16, quiet
 from slantwise.task import Kind, Task
 from slantwise.transformer import TransformerClassifier
-from slantwise.windows import Encoded, cut_facts
+from slantwise.windows import LEAST_ARTICLE, Encoded, cut_facts
 from training import processes
 from training.cache import StepCache
 from training.encoder_config import TransformerConfig
 from training.encoding import encode
 from training.fitting import Fitted, Floats, Part, Workspace, primary_score
-from training.network import Network, freeze, label_weights, losses, parameter_groups
+from training.network import Network, check_layers, freeze, label_weights, losses, parameter_groups
 from training.pretrained import load_encoder, takes_segments
 
 COMPLETE = "complete"  # a file of a checkpoint that was written to its end
@@ -50,6 +52,7 @@ CURVE = {
     "eval_score": "validation_score",
 }
 FOCAL_GAMMA = 2.0  # Lin et al. 2017
+NAMED = 5  # of the mistakes of a kind, so many by name
 
 
 def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspace) -> dict[str, Fitted]:
@@ -70,9 +73,11 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
     encoder, tokenizer, pad, provenance = load_encoder(config)
     module = WindowEncoder(encoder, config.token_pooling, takes_segments(encoder))
     network = Network(module, config.pooling, [part.task for part in parts], config.dropout)
+    check_layers(network, config.freeze_layers, config.layer_decay)
     freeze(network, config.freeze_layers)
-    body = Body(tokenizer, TorchRuntime(module, choose_device(config.device)), config.windowing, pad,
-                config.pooling, provenance=provenance)  # fmt: skip
+    runtime = TorchRuntime(module, _device(config), full=config.precision == "float32")
+    body = Body(tokenizer, runtime, config.windowing, pad, config.pooling, provenance=provenance)
+    _check_targets(parts, body)
     examples = _Joined.of([(part.task, part.train) for part in parts], body, workspace.cache)
     judged = _Joined.of([(part.task, part.validation) for part in parts], body, workspace.cache)
     trainer = _train(network, body, examples, judged, parts, config, workspace)
@@ -87,6 +92,30 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
         probabilities = classifier.from_representation(vectors[judged.rows[part.task.name]])
         fitted[part.task.name] = Fitted(classifier, probabilities, note, facts, _curve(trainer))
     return fitted
+
+
+def _device(config: TransformerConfig) -> torch.device:
+    """Of this process; the Trainer gives each the GPU that it is to have."""
+    device = choose_device(config.device)
+    if device.index is not None:
+        raise ConfigurationError(
+            f"classifier.device={config.device}: training takes the first GPU that it sees; expected "
+            f"classifier.device=cuda, and CUDA_VISIBLE_DEVICES={device.index} in the environment"
+        )
+    return device
+
+
+def _check_targets(parts: Sequence[Part], body: Body) -> None:
+    """Before hours of work: a target of the test split, too, must leave room for its article."""
+    for part in parts:
+        long = {target: id_ for target, id_ in part.targets.items() if not body.takes_target(target)}
+        if long:
+            named = "; ".join(f"{id_}: {target!r:.80}" for target, id_ in list(long.items())[:NAMED])
+            raise CorpusError(
+                f"task {part.task.name}: {len(long)} targets leave no room for {LEAST_ARTICLE} tokens of their article "
+                f"in windows of classifier.max_tokens={body.windowing.max_tokens} ({named}"
+                f"{'; …' if len(long) > NAMED else ''}); expected shorter targets or longer windows"
+            )
 
 
 def _numpy(tensor: Tensor) -> Floats:
@@ -194,6 +223,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self.examples, self.judged, self.parts = examples, judged, parts
         self.settings, self.workspace, self.template = config, workspace, body
         self.seconds = 0.0
+        # the scores that the Trainer sees are better the higher: those of errors have a minus
+        errors = all(workspace.metrics[part.task.name] in LOWER_IS_BETTER for part in parts)
+        self.sign = -1.0 if errors else 1.0
         encoded = examples.encoded
         windows = np.diff(encoded.starts)
         lengths = np.maximum.reduceat(encoded.lengths, encoded.starts[:-1])
@@ -309,12 +341,13 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
                 + (", or classifier.precision=float32" if args.bf16 else "")
             )
         if CURVE.keys() & logs.keys():
-            self.trainer.workspace.record(_told({"epoch": state.epoch, **logs}), state.global_step)
+            told = _told({"epoch": state.epoch, **logs}, self.trainer.sign)
+            self.trainer.workspace.record(told, state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **more: Any) -> None:
         score = metrics["eval_score"]
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        self.progress.say(f"  epoch {state.epoch:.0f}: loss {loss:.3f}, validation {abs(score):.3f}")
+        self.progress.say(f"  epoch {state.epoch:.0f}: loss {loss:.3f}, validation {self.trainer.sign * score:.3f}")
         scores = [entry["eval_score"] for entry in state.log_history if "eval_score" in entry]
         if _stalled(scores, self.config.patience):
             control.should_training_stop = True
@@ -334,9 +367,11 @@ def _train(
     config: TransformerConfig, workspace: Workspace,
 ) -> _Trainer:  # fmt: skip
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    device = choose_device(config.device)
+    device = _device(config)
     half = config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device))
-    with workspace.files() as folder:
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if half else "no"  # `accelerate launch` may have set another
+    with workspace.files() as own:
+        folder = processes.from_first(own)
         arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=config.epochs,
@@ -359,6 +394,8 @@ def _train(
             remove_unused_columns=False,
             seed=config.seed,
         )
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = 1  # else the Trainer divides a batch among all GPUs, and windows from their articles
         trainer = _Trainer(network, body, examples, judged, parts, config, workspace, arguments)
         trainer.add_callback(_Watcher(trainer))
         trainer.remove_callback(PrinterCallback)
@@ -423,8 +460,9 @@ def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Ma
     return {
         **provenance,
         "epoch": best + 1,
-        "validation_scores": {str(i): abs(score) for i, score in enumerate(scores, start=1)},
+        "validation_scores": {str(i): trainer.sign * score for i, score in enumerate(scores, start=1)},
         "padding_share": round(trainer.padding, 4),
+        "validation_padding_share": round(trainer.template.padding(judged.encoded), 4),
         "batches_per_epoch": len(trainer.plan),
         **cut_facts(examples.encoded),
         **{f"validation_{name}": value for name, value in cut_facts(judged.encoded).items()},
@@ -435,9 +473,10 @@ def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Ma
 def _curve(trainer: _Trainer) -> list[dict[str, float]]:
     """Loss, learning rate and validation score of the steps after which they were taken."""
     entries = trainer.state.log_history
-    return [{"step": entry["step"], **_told(entry)} for entry in entries if CURVE.keys() & entry.keys()]
+    return [{"step": entry["step"], **_told(entry, trainer.sign)} for entry in entries if CURVE.keys() & entry.keys()]
 
 
-def _told(entry: Mapping[str, float]) -> dict[str, float]:
+def _told(entry: Mapping[str, float], sign: float) -> dict[str, float]:
     """What of a log entry is told, under our names."""
-    return {"epoch": entry["epoch"], **{CURVE[k]: abs(v) for k, v in entry.items() if k in CURVE}}
+    told = {CURVE[key]: sign * value if key == "eval_score" else value for key, value in entry.items() if key in CURVE}
+    return {"epoch": entry["epoch"], **told}

@@ -205,6 +205,15 @@ def test_the_second_segment_begins_where_the_tokenizer_says() -> None:
     assert encoded.padded(np.array([1]), 0)[2].sum() == 0
 
 
+def test_special_tokens_that_an_article_writes_out_are_text() -> None:
+    made = tokenizer()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["</s>"])
+    assert VOCABULARY["</s>"] in made.encode("w1 </s> w2", add_special_tokens=False).ids
+    encoded = Windower(made, Windowing(64, overlap=8)).encode([Example("w1 </s> w2", "City")])
+    assert windows(encoded)[0].count(VOCABULARY["</s>"]) == 2  # those of the template
+
+
 def test_truncation_and_padding_of_the_tokenizer_are_switched_off() -> None:
     made = tokenizer()
     made.enable_truncation(5)

@@ -13,20 +13,23 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
+    AlbertConfig,
     AutoModel,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
     XLMRobertaConfig,
 )
 
+from slantwise.errors import ConfigurationError
 from slantwise.network import WindowEncoder
 from slantwise.task import Task
-from training.network import Network, depth_of, freeze, label_weights, losses, parameter_groups
+from training.network import Network, check_layers, depth_of, freeze, label_weights, losses, parameter_groups
 
 TOPIC = Task("topic", "multiclass", ("a", "b", "c", "d"))
 FRAMING = Task("framing", "multilabel", ("x", "y"))
@@ -117,6 +120,12 @@ def test_balanced_weights_of_several_labels_are_the_root_of_negatives_by_positiv
     assert label_weights(wanted, "multilabel").tolist() == pytest.approx([1.0, 3.0, 10.0])
 
 
+def test_a_label_that_never_occurs_changes_no_other_weight() -> None:
+    gold = functional.one_hot(torch.tensor([0] * 6 + [1] * 3 + [2]), 3).float()
+    more = functional.pad(gold, (0, 1))
+    assert label_weights(more, "multiclass")[:3].tolist() == label_weights(gold, "multiclass").tolist()
+
+
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
 def test_a_label_that_never_occurs_has_weight_one(kind: Any) -> None:
     assert label_weights(torch.tensor([[1.0, 0.0]] * 5), kind)[1] == 1
@@ -182,6 +191,27 @@ def test_freezing_two_layers_leaves_gradients_from_the_third_on(name: str) -> No
     frozen = [first, second, network.windows.encoder.embeddings]
     assert not any(p.requires_grad for module in frozen for p in module.parameters())  # type: ignore[union-attr]
     assert all(p.requires_grad for module in (third, network.heads) for p in module.parameters())
+
+
+def test_more_layers_than_there_are_cannot_be_frozen() -> None:
+    check_layers(make_network("BERT"), 3, 1.0)
+    with pytest.raises(ConfigurationError, match=r"freeze_layers=4: the encoder has 3 layers; expected 3 at most"):
+        check_layers(make_network("BERT"), 4, 1.0)
+
+
+@pytest.mark.parametrize(("frozen", "decay"), [(1, 1.0), (0, 0.9)])
+def test_layers_that_are_not_known_by_their_names_are_not_passed_over(frozen: int, decay: float) -> None:
+    config = AlbertConfig(**SMALL, intermediate_size=16, embedding_size=4)  # its layers are one that is used repeatedly
+    network = Network(WindowEncoder(AutoModel.from_config(config), "mean", False), "mean", [TOPIC], 0.0)
+    check_layers(network, -1, 1.0)
+    with pytest.raises(ConfigurationError, match="no layers that are known by their names"):
+        check_layers(network, frozen, decay)
+
+
+def test_the_embeddings_of_gpt2_are_known() -> None:
+    encoder = AutoModel.from_config(GPT2Config(vocab_size=50, n_layer=2, n_head=2, n_embd=8, n_positions=16))
+    found = {name: depth_of(f"encoder.{name}") for name, _ in encoder.named_parameters()}
+    assert {name for name, depth in found.items() if depth == 0} == {"wte.weight", "wpe.weight"}
 
 
 def test_freezing_nothing_leaves_all_gradients() -> None:

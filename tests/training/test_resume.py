@@ -210,6 +210,13 @@ def test_a_changed_configuration_starts_a_new_run(make: Make, tmp_path: Path) ->
     assert json.loads((result.directory / "run.json").read_text())["parameters"]["classifier.learning_rate"] == "0.004"
 
 
+def test_another_configuration_does_not_take_a_named_directory_over(make: Make, tmp_path: Path) -> None:
+    killed(make(run_dir=tmp_path / "mine"), ON_SAVE)
+    with pytest.raises(ConfigurationError, match="mine holds an interrupted run of another configuration"):
+        run(make(run_dir=tmp_path / "mine", learning_rate=4e-3))
+    assert (tmp_path / "mine" / "work").exists()
+
+
 def test_a_changed_corpus_is_refused_and_nothing_is_lost(make: Make, tmp_path: Path, tiny_path: Path) -> None:
     killed(make(), ON_SAVE)
     (interrupted,) = runs(tmp_path)
@@ -316,3 +323,9 @@ def test_the_key_of_a_run_ignores_where_it_is_kept_and_published(make: Make) -> 
     keys = {resume._key(yaml.safe_dump(settings)) for settings in (base, other)}
     assert len(keys) == 1
     assert resume._key(yaml.safe_dump({**base, "classifier": {"seed": 1}})) not in keys
+
+
+def test_the_key_of_a_run_tells_how_many_processes_train_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = resume._key("seed: 0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resume._key("seed: 0") != alone

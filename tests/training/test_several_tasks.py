@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -130,3 +131,14 @@ def test_the_run_in_mlflow_names_the_task_of_each_metric(folder: Path) -> None:
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert {"topic_test_macro_f1", "framing_test_micro_f1", "stance_test_macro_f1"} <= set(run.data.metrics)
     assert run.data.tags["task"] == "topic,framing,stance"
+
+
+def test_the_run_in_mlflow_knows_the_weights_and_what_was_cut_and_padded(folder: Path, tiny_encoder: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlruns/mlflow.db")
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    weights = hashlib.sha256((tiny_encoder / "model.safetensors").read_bytes()).hexdigest()
+    assert run.data.params["chosen.sha256"] == weights
+    facts = ("padding_share", "validation_padding_share", "cut_articles", "cut_tokens", "fit_seconds")
+    chosen = json.loads((folder / "run" / "run.json").read_text())["chosen"]
+    assert {name: run.data.metrics[name] for name in facts} == {name: chosen[name] for name in facts}
+    assert 0 < chosen["padding_share"] < 0.5

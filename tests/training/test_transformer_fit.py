@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
-from transformers import RobertaConfig, RobertaModel, set_seed
+from transformers import RobertaConfig, RobertaModel, T5Config, T5Model, set_seed
 
 import training.transformer
 from data.examples import LabelledExamples
 from slantwise.article import Example
+from slantwise.command import CHECKOUT
 from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.network import WEIGHTS, WindowEncoder
 from slantwise.task import Task
@@ -456,6 +461,16 @@ def test_tasks_that_are_fitted_together_share_one_body_and_are_all_learned(tiny_
     )
 
 
+def test_scores_keep_their_sign(tiny_encoder: Path) -> None:
+    wrong = topic(24, 1)
+    wrong = replace(wrong, gold=(wrong.gold + 1) % 3)
+    fitted = fit_all([Part(TOPIC, topic(144), wrong)], config(tiny_encoder, epochs=4), Workspace({"topic": "mcc"}))
+    assert fitted["topic"].chosen["validation_scores"]["4"] < -0.2
+    assert fitted["topic"].history[-1]["validation_score"] == fitted["topic"].chosen["validation_scores"]["4"]
+    least = fit_all([part("topic")], config(tiny_encoder), Workspace({"topic": "log_loss"}))
+    assert min(least["topic"].chosen["validation_scores"].values()) > 0
+
+
 # --- what cannot work ---
 
 
@@ -485,7 +500,7 @@ def test_pickled_weights_are_refused(tiny_encoder: Path, tmp_path: Path) -> None
     copy = Path(shutil.copytree(tiny_encoder, tmp_path / "pickled"))
     torch.save(load_file(copy / WEIGHTS), copy / "pytorch_model.bin")
     (copy / WEIGHTS).unlink()
-    with pytest.raises(ConfigurationError, match=r"pickled: cannot be loaded"):
+    with pytest.raises(ConfigurationError, match=r"pickled: cannot be loaded .*weights are a pickle, which is never"):
         load_encoder(config(copy))
 
 
@@ -503,6 +518,102 @@ def test_the_positions_of_roberta_begin_after_its_padding(tiny_encoder: Path, tm
     load_encoder(config(copy, max_tokens=64))
     with pytest.raises(ConfigurationError, match="reads 64 tokens at most"):
         load_encoder(config(copy, max_tokens=65))
+
+
+def test_weights_under_other_names_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "wrapped"))
+    tensors = load_file(copy / WEIGHTS)
+    save_file({f"wrapper.{name}": tensor for name, tensor in tensors.items()}, copy / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConfigurationError, match=r"\d\d of its weights are missing \(embeddings.* random numbers"):
+        load_encoder(config(copy))
+
+
+def test_an_encoder_without_a_tokenizer_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "mute"))
+    for path in copy.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigurationError, match=r"its tokenizer knows \d tokens, the encoder reads \d+; expected"):
+        load_encoder(config(copy))
+
+
+def test_what_an_encoder_says_of_code_of_its_own_does_not_reach_the_model(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "mapped"))
+    shape = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**shape, "auto_map": {"AutoModel": "modeling.Mine"}}))
+    load_encoder(config(copy))[0].config.save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**shape, "attn_implementation": "some/kernel"}))
+    with pytest.raises(ConfigurationError, match="attention computed by code of the hub, which is never run"):
+        load_encoder(config(copy))
+    (copy / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
+    with pytest.raises(ConfigurationError, match="own code is never run; expected one that transformers knows"):
+        load_encoder(config(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("./nowhere", "there is no such folder"), ("a/b/c", "there is no such folder"),
+     ("some/encoder", "neither does the hub answer nor is the encoder in its cache; expected .*`hf download some/enc"),
+     ("no such name", "the hub says: .*no such name")],
+)  # fmt: skip
+def test_an_encoder_that_is_nowhere_is_known_before_the_corpus_is_read(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigurationError, match=f"classifier.encoder={name}: .*{expected}"):
+        TransformerConfig(encoder=name, device="cpu").check_place()
+
+
+def test_an_encoder_with_a_decoder_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "t5"))
+    T5Model(T5Config(vocab_size=200, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(copy)
+    with pytest.raises(ConfigurationError, match=r"t5: it is an encoder and a decoder; expected an encoder"):
+        load_encoder(config(copy))
+
+
+def test_the_checksum_of_weights_in_parts_is_of_all_parts(tiny_encoder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_encoder, tmp_path / "parts"))
+    (copy / WEIGHTS).unlink()
+    load_encoder(config(tiny_encoder))[0].save_pretrained(copy, max_shard_size="20KB")
+    first = load_encoder(config(copy))[3]["sha256"]
+    path = sorted(copy.glob("model-*.safetensors"))[-1]
+    tensors = load_file(path)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path, {"format": "pt"})
+    assert load_encoder(config(copy))[3]["sha256"] != first
+
+
+@pytest.mark.parametrize("revision", ["null", "main"])
+def test_of_an_encoder_from_the_hub_the_commit_is_recorded(tiny_encoder: Path, tmp_path: Path, revision: str) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "models--some--encoder"
+    shutil.copytree(tiny_encoder, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    program = (
+        "from training.encoder_config import TransformerConfig; from training.pretrained import load_encoder; "
+        f"revision = {None if revision == 'null' else revision!r}; "
+        "print(load_encoder(TransformerConfig(encoder='some/encoder', revision=revision))[3]['revision'])"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (commit, 0), done.stderr
+
+
+def test_a_target_of_the_test_split_that_leaves_no_room_is_an_error_before_training(tiny_encoder: Path) -> None:
+    targets = {"City Mayor": "a1", "mayor " * 60: "a7", "harbour plan " * 40: "a8"}
+    with pytest.raises(CorpusError, match=r"task stance: 2 targets leave no room .*\(a7: 'mayor .*; a8: 'harbour"):
+        fit(tiny_encoder, replace(part("stance"), targets=targets))
+
+
+def test_a_single_gpu_of_several_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.transformer, "choose_device", torch.device)
+    with pytest.raises(ConfigurationError, match=r"device=cuda:1: .*; expected classifier.device=cuda, and CUDA"):
+        training.transformer._device(TransformerConfig(device="cuda:1"))
+
+
+def test_focal_loss_takes_no_smoothing() -> None:
+    with pytest.raises(ConfigurationError, match=r"label_smoothing=0.1 with loss=focal; expected one of the two"):
+        TransformerConfig(loss="focal", label_smoothing=0.1)
 
 
 def test_all_mistakes_of_a_configuration_are_named_at_once() -> None:
