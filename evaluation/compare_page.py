@@ -19,6 +19,7 @@ from evaluation.report import LOWER_IS_BETTER, UNBOUNDED, breakable, interval, m
 
 SHOWN_FLIPS = 15  # of each kind, on the page
 SHOWN_SLICES = 12
+LONG_NAME = 14  # of a model, for a terminal of 80 columns
 
 # --- Words ------------------------------------------------------------------------------------------------------------
 
@@ -76,12 +77,16 @@ def rounded(n: int) -> str:
 
 def comparison_table(figures: Mapping[str, Any]) -> Table:
     """For each metric the models below each other, for the terminal."""
-    table = Table(
-        title=f"{figures['task']['name']}, {figures['split']}, {examples_text(figures)}", title_justify="left"
-    )
+    names = [model["name"] for model in figures["models"]]
+    short = dict(zip(names, names, strict=True))
+    title = [f"{figures['task']['name']}, {figures['split']}, {examples_text(figures)}"]
+    if max(map(len, names)) > LONG_NAME:  # run directories, say, would leave no room for figures
+        short = {name: f"model {number}" for number, name in enumerate(names, start=1)}
+        title += [f"{number}: {name}" for name, number in short.items()]
+    table = Table(title=escape("\n".join(title)), title_justify="left")
     for name in ("metric", "model"):
         table.add_column(name, overflow="fold")
-    for name in ("value [95 % interval]", escape(f"minus {figures['baseline']}"), "p"):
+    for name in ("value [95 % interval]", escape(f"minus {short[figures['baseline']]}"), "p"):
         table.add_column(name, justify="right", no_wrap=True)
     differences = {each["model"]: each["differences"] for each in figures["comparisons"]}
     for name in figures["models"][0]["estimates"]:
@@ -90,7 +95,7 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
             runs = f" ({model['runs']} runs)" if model["runs"] > 1 else ""
             table.add_row(
                 name if i == 0 else "",
-                escape(model["name"] + runs),
+                escape(short[model["name"]] + runs),
                 escape(interval(model["estimates"][name])),
                 "" if d is None else escape(signed(d)),
                 "" if d is None or d["p_holm"] is None else p_text(d["p_holm"]).removeprefix("p = ").removeprefix("p "),

@@ -730,7 +730,7 @@ def verdict(results: Sequence[ProbeResult], score: Estimate, subject: str = "the
         return []
     metric, chance = results[0].metric, results[0].chance
     warning = unbeaten(results, score, subject)
-    sentences = [warning] if warning else []
+    sentences = [text for text in (behind_words(results, score, subject), warning) if text]
     if not _is_clear(score, chance, metric):
         text = (
             f"{_capital(subject)} ({metric_name(metric)} {_shown(score)}) does not clearly beat chance "
@@ -779,6 +779,20 @@ def unbeaten(results: Sequence[ProbeResult], score: Estimate, subject: str = "th
     return (
         f"{_capital(subject)} ({metric_name(best.metric)} {_shown(score)}) does not clearly beat "
         f"{SHORTCUTS[best.name].phrase} ({_shown(best.estimate)})."
+    )
+
+
+def behind_words(results: Sequence[ProbeResult], score: Estimate, subject: str = "the model") -> str | None:
+    """A warning where a plain bag of words is clearly better than the model; None where it is not."""
+    words = next((r for r in results if r.name == "text" and r.difference is not None), None)
+    if words is None or words.difference is None or words.difference.low is None or words.difference.high is None:
+        return None
+    best = words.difference.high if _sign(words.metric) > 0 else -words.difference.low
+    if best >= 0:
+        return None
+    return (
+        f"A plain bag of words ({metric_name(words.metric)} {_shown(words.estimate)}) is clearly better than {subject} "
+        f"({_shown(score)})."
     )
 
 

@@ -14,7 +14,7 @@ from evaluation.intervals import Estimate, evaluate
 from evaluation.judge import Context, decision_facts, judge, shortcut_facts, write_metrics
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
-from evaluation.shortcuts import ProbeResult, folds_of, gather, probe, unbeaten
+from evaluation.shortcuts import ProbeResult, behind_words, folds_of, gather, probe, unbeaten
 from evaluation.slices import in_words
 from slantwise.command import Progress
 from training.config import TrainConfig
@@ -71,18 +71,24 @@ def judge_task(
         "left_out": names if any(names) else [],
         "worst_slices": in_words(slices),
         "shortcuts": [asdict(result) for result in shortcuts.results],
-        "unbeaten_shortcut": next(iter(shortcuts.warnings), None),
+        "unbeaten_shortcut": shortcuts.unbeaten,
         "shuffled_targets": None if shuffled is None else vars(shuffled),
     }
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What the shortcut probes found, the model's score beside them, and what the user must be told."""
+    """What the shortcut probes found, the model's score beside them, and what the user must be told: the shortcut that
+    the model does not clearly beat, a bag of words that is clearly better."""
 
     results: Sequence[ProbeResult] = ()
     score: Estimate | None = None
-    warnings: Sequence[str] = ()
+    unbeaten: str | None = None
+    behind: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for warning in (self.behind, self.unbeaten) if warning]
 
 
 def _with_shuffled_targets(config: TrainConfig, data: TaskData, parts: Sequence[Trained]) -> Estimate | None:
@@ -103,8 +109,7 @@ def _probe_shortcuts(config: TrainConfig, data: TaskData, test: Predictions) -> 
     interval = config.evaluation.interval
     results = probe(gathered, folds_of(gathered, data.splits), metric, test, resamples, seed, interval)
     score = evaluate(test, [metric], resamples, seed, interval=interval)[metric]
-    unbeaten_one = unbeaten(results, score, "the model")
-    return Shortcuts(results, score, [unbeaten_one] if unbeaten_one else [])
+    return Shortcuts(results, score, unbeaten(results, score, "the model"), behind_words(results, score))
 
 
 def _pool(parts: Sequence[Predictions]) -> Predictions:
@@ -158,5 +163,5 @@ def _data_card(corpus: Corpus, data: TaskData) -> dict[str, Any]:
 
 def cut_shares(fitted: Fitted) -> dict[str, float]:
     """What of the articles the classifier did not see, where it cannot read all."""
-    names = ("cut_articles", "cut_tokens", "windows_per_example")
+    names = ("cut_articles", "cut_tokens", "windows_per_example", "validation_cut_articles", "validation_cut_tokens")
     return {name: fitted.chosen[name] for name in names} if "cut_articles" in fitted.chosen else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from evaluation.judge import headline_metrics
 from evaluation.metrics import compute
 from evaluation.predictions import Predictions
+from evaluation.report import wilson
 from slantwise.article import Example
 from slantwise.body import Body
 from slantwise.errors import ConfigurationError, ModelError
@@ -41,8 +42,8 @@ OPSET = 18
 INPUTS, OUTPUT = ("ids", "mask", "segments"), "vectors"
 LARGEST = 2**31  # bytes of an ONNX file: the limit of a protocol buffer
 HALF_MOST = 65504  # the largest number in half precision
-MOST = 500  # validation examples that are compared
-VALIDATION = "validation.parquet"
+MOST = 500  # examples that are compared
+VALIDATION, PREDICTIONS = "validation.parquet", "predictions.parquet"
 CHATTY = ("torch.__trace", "torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
 
 
@@ -254,11 +255,12 @@ def _axis(gather: NodeProto) -> int:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the converted model's answers are from those of the torch model, on validation examples.
+    """How far the converted model's answers are from those of the torch model, on validation examples and, where
+    these are few, on texts of the test split.
 
     equal_labels     the share of decisions that are the same: one an example, in multilabel one for each label
     max_difference   of two calibrated probabilities; mean_difference likewise
-    metric           the task's primary metric; torch and onnx: what either model reaches
+    metric           the task's primary metric; torch and onnx: what either model reaches on validation
     """
 
     examples: int
@@ -268,36 +270,44 @@ class Parity:
     metric: str
     torch: float
     onnx: float
+    split: str = "validation"
 
     def to_dict(self, format: str) -> dict[str, Any]:
         """For the model's provenance; rounded as far as the figures mean something."""
         rounded = {k: round(v, 7) if isinstance(v, float) else v for k, v in asdict(self).items()}
-        return {"format": format, "split": "validation", **rounded}
+        return {"format": format, **rounded}
 
     def __str__(self) -> str:
         return (
-            f"{self.equal_labels:.2%} of the labels equal on {self.examples} validation examples, probabilities within "
-            f"{self.max_difference:.2g} (mean {self.mean_difference:.2g}), {self.metric} {self.onnx:.4f} against "
-            f"{self.torch:.4f}"
+            f"{self.equal_labels:.2%} of the labels equal on {self.examples} {self.split} examples "
+            f"({wilson(self.equal_labels, self.examples)[0]:.1%} or more by the 95 % interval), probabilities within "
+            f"{self.max_difference:.2g} (mean {self.mean_difference:.2g}), {self.metric} on validation by "
+            f"{self.onnx - self.torch:+.4f}"
         )
 
 
-def compare(head: Head, converted: Head, sample: Predictions) -> Parity:
-    """Both heads' answers to the sample's examples, after calibration and decision."""
-    task = head.task
-    examples = [Example(text, target) for text, target in zip(sample.texts, sample.targets, strict=True)]
+def compare(head: Head, converted: Head, sample: Predictions, more: Sequence[Example] = ()) -> Parity:
+    """Both heads' answers to the sample's examples and to `more`, whose labels nobody looks at, after calibration and
+    decision; the metric is that of the sample."""
+    task, n = head.task, len(sample)
+    examples = [*_examples(sample), *more]
     first, second = head.predict(examples), converted.predict(examples)
     before, after = head.decision.decide(first, task), head.decision.decide(second, task)
     metric = headline_metrics(task, head.provenance.get("official_metrics", ()))[0]
     scores = [
         compute(replace(sample, probabilities=p, predicted=labels), [metric])[metric]
-        for p, labels in ((first, before), (second, after))
+        for p, labels in ((first[:n], before[:n]), (second[:n], after[:n]))
     ]
     differences = np.abs(first - second)
+    both = "validation and test" if more else "validation"
     return Parity(
-        len(sample), float((before == after).mean()), float(differences.max()), float(differences.mean()), metric,
-        *scores,
+        len(examples), float((before == after).mean()), float(differences.max()), float(differences.mean()), metric,
+        scores[0], scores[1], both,
     )  # fmt: skip
+
+
+def _examples(sample: Predictions) -> list[Example]:
+    return [Example(text, target) for text, target in zip(sample.texts, sample.targets, strict=True)]
 
 
 def breaches(parity: Parity, tolerance: Tolerance) -> list[str]:
@@ -319,9 +329,7 @@ def validation_sample(path: Path, task: Task) -> Predictions:
 
     Raises ConfigurationError where the run has none of this task.
     """
-    run = find_directory(path).parent
-    places = [folder / VALIDATION for folder in (run / task.name, run)]  # a run of several tasks has a folder for each
-    file = next((place for place in places if place.is_file()), None)
+    file = _file(path, task, VALIDATION)
     if file is None:
         raise ConfigurationError(
             f"{path}: {VALIDATION} is missing, on which the ONNX model of task {task.name} is compared with the torch "
@@ -333,7 +341,23 @@ def validation_sample(path: Path, task: Task) -> Predictions:
             f"{file}: {len(predictions)} examples of task {predictions.task.name} with "
             f"{len(predictions.task.labels)} labels; expected those of the model's task {task.name}"
         )
-    rows = np.linspace(0, len(predictions) - 1, min(len(predictions), MOST)).round().astype(np.int64)
+    return _spread(predictions, MOST)
+
+
+def further_examples(path: Path, task: Task, most: int) -> list[Example]:
+    """Test examples of the same run without their labels, where validation is small: more texts to compare on."""
+    file = _file(path, task, PREDICTIONS)
+    return [] if file is None or most <= 0 else _examples(_spread(Predictions.read(file), most))
+
+
+def _file(path: Path, task: Task, name: str) -> Path | None:
+    """Of a run's folder, or, in a run of several tasks, of the task's."""
+    run = find_directory(path).parent
+    return next((folder / name for folder in (run / task.name, run) if (folder / name).is_file()), None)
+
+
+def _spread(predictions: Predictions, most: int) -> Predictions:
+    rows = np.linspace(0, len(predictions) - 1, min(len(predictions), most)).round().astype(np.int64)
     return predictions.select(rows)
 
 
@@ -360,7 +384,8 @@ def converted_heads(
             bodies[id(body)] = convert(body, folder / str(len(bodies) + 1), precision)
         answers = TransformerClassifier(head.task, bodies[id(body)], classifier.weights, classifier.bias)
         converted = replace(head, classifier=answers)
-        parity = compare(head, converted, samples[name])
+        sample = samples[name]
+        parity = compare(head, converted, sample, further_examples(runs[name], head.task, MOST - len(sample)))
         refused += [f"{name}: {breach}" for breach in breaches(parity, tolerance)]
         provenance = {**head.provenance, "parity": parity.to_dict(format)}
         yield name, replace(converted, provenance=provenance), parity

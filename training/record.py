@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ from training.task_data import TaskData
 if TYPE_CHECKING:
     from training.reproduce import Origin
 
-# The options of a backend that are worth a column beside other runs; config.yaml has all. Of others, all are shown.
+# The options of a backend that are worth a column beside other runs, besides those that are not at their defaults;
+# config.yaml has all. Of other backends, all are shown.
 COLUMNS = {
     "linear": ("loss", "class_weight", "C", "word_ngrams", "char_ngrams", "max_features", "seed"),
     "encoder": ("encoder", "C", "max_tokens", "long", "pooling", "class_weight"),
@@ -37,7 +39,7 @@ COLUMNS = {
 }  # fmt: skip
 
 # What validation chose and where an encoder came from; the other facts of a fit are metrics.
-PARAMETERS = ("C", "epoch", "revision", "sha256")
+PARAMETERS = ("C", "epoch", "revision", "sha256", "device", "precision")
 
 
 def opening_record(
@@ -45,7 +47,7 @@ def opening_record(
 ) -> dict[str, Any]:
     """What MLflow is told of the run before it trains; plain JSON."""
     options = vars(config.classifier)
-    columns = COLUMNS.get(config.backend) or tuple(name for name in options if name != "_target_")
+    columns = _columns(config)
     counts = {
         name: sum(len(one.clean.examples(one.splits[0].rows(name))) for one in data)
         for name in ("train", "validation", "test")
@@ -78,6 +80,19 @@ def opening_record(
             for name in counts
         ],
     }  # fmt: skip
+
+
+def _columns(config: TrainConfig) -> list[str]:
+    """The options of the classifier that MLflow shows."""
+    options, known = vars(config.classifier), COLUMNS.get(config.backend)
+    if known is None:
+        return [name for name in options if name != "_target_"]
+    defaults = {field.name: field for field in fields(config.classifier)}
+    return [*known, *(name for name in options if name not in known and options[name] != _default(defaults[name]))]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def write_opening(directory: Path, resolved: str, record: Mapping[str, Any]) -> None:

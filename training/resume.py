@@ -26,7 +26,7 @@ import slantwise
 from slantwise.errors import ConfigurationError, SlantwiseError
 from training import processes
 from training.config import TrainConfig
-from training.journal import Told, write_whole
+from training.journal import write_whole
 
 WORK, STATE, LOCK = "work", "state.json", "lock"
 UNIQUE = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{6}$")  # how a name ends that slantwise.command.unique_name has made
@@ -59,8 +59,8 @@ class Claim:
     def held(self, classifier: Any, fingerprint: str | None = None) -> Iterator[Path | None]:
         """A folder for what the fit keeps, gone when the run is complete; None for a backend that keeps nothing.
 
-        A run that fails because of its input leaves nothing behind but what an interrupted one has learned and what
-        MLflow was told.
+        A run that fails because of its input before it has learned anything leaves nothing behind but what MLflow was
+        told.
         """
         folder = self.work if getattr(classifier, "resumable", False) else None
         if not processes.is_first():
@@ -73,9 +73,8 @@ class Claim:
             try:
                 yield folder
             except SlantwiseError:
-                told = Told.read(self.directory)
-                if not self.resumed and (told is None or told.run_id is None):
-                    shutil.rmtree(self.directory)
+                if not self.resumed and not any(self.work.rglob("*.safetensors")):
+                    shutil.rmtree(self.directory)  # with the input mended it starts anew
                 raise
             shutil.rmtree(self.work)  # while the lock is held: nobody takes a complete run for an interrupted one
 
@@ -166,13 +165,12 @@ def _hold(lock: IO[str], directory: Path) -> None:
 
 def _check_new(directory: Path) -> None:
     """Before hours of work: the run directory must be new and its place writable."""
-    if _state(directory) is not None:
-        raise ConfigurationError(
-            f"run_dir={directory} holds an interrupted run of another configuration, version or number of processes; "
-            "expected its own command, or a new folder"
-        )
     if directory.exists():
-        raise ConfigurationError(f"run_dir={directory} exists; expected a new folder")
+        what = ""
+        if _state(directory) is not None:
+            other = "an interrupted run of another configuration, version or number of processes"
+            what = f" (it holds {'a run that another process trains' if _is_held(directory) else other})"
+        raise ConfigurationError(f"run_dir={directory} exists; expected a new folder{what}")
     parent = next(path for path in directory.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ConfigurationError(f"run_dir={directory}: {parent} is no folder that can be written to")

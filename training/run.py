@@ -171,8 +171,9 @@ def _publish_finished(config: TrainConfig, place: Claim, progress: Progress) -> 
 
 
 def _say_where(directory: Path, tasks: Sequence[str], progress: Progress) -> None:
-    first = directory / ("" if len(tasks) == 1 else tasks[0])
-    progress.say(f"run directory: {directory}\nreport: {first / 'report.html'}\nmodel: {directory / 'model'}")
+    folders = [directory] if len(tasks) == 1 else [directory / task for task in tasks]
+    reports = "".join(f"\nreport: {folder / 'report.html'}" for folder in folders)
+    progress.say(f"run directory: {directory}{reports}\nmodel: {directory / 'model'}")
     progress.save(directory / "log.txt")
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ CURVE = {
     "loss": "train_loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
-    "eval_score": "validation_score",
 }
 FOCAL_GAMMA = 2.0  # Lin et al. 2017
+NOTABLE_CUT = 0.2  # of all tokens; from there on the user is warned
 NAMED = 5  # of the mistakes of a kind, so many by name
 
 
@@ -84,7 +85,14 @@ def fit_all(parts: Sequence[Part], config: TransformerConfig, workspace: Workspa
     final = trainer.body()
     vectors = final.vectors_of(judged.encoded)
     facts = _facts(trainer, examples, judged, provenance)
-    note = f"epoch {facts['epoch']} of {config.epochs}, {facts['cut_articles']:.1%} of the articles cut"
+    note = f"epoch {facts['epoch']} of {config.epochs}"
+    if facts["cut_tokens"]:
+        note += f", {facts['cut_tokens']:.1%} of the tokens cut, in {facts['cut_articles']:.1%} of the examples"
+    if facts["cut_tokens"] > NOTABLE_CUT:
+        workspace.progress.warn(
+            f"{facts['cut_tokens']:.0%} of the training articles' tokens are not read: see classifier.long"
+            f"={config.long}, max_tokens={config.max_tokens}, max_windows={config.max_windows}"
+        )
     fitted = {}
     for part in parts:
         head: Any = network.heads[part.task.name]
@@ -110,10 +118,11 @@ def _check_targets(parts: Sequence[Part], body: Body) -> None:
     for part in parts:
         long = {target: id_ for target, id_ in part.targets.items() if not body.takes_target(target)}
         if long:
-            named = "; ".join(f"{id_}: {target!r:.80}" for target, id_ in list(long.items())[:NAMED])
+            first = list(long.items())[:NAMED]
+            named = "; ".join(f"{id_}: {shorten(target, 60, placeholder=' …')!r}" for target, id_ in first)
             raise CorpusError(
-                f"task {part.task.name}: {len(long)} targets leave no room for {LEAST_ARTICLE} tokens of their article "
-                f"in windows of classifier.max_tokens={body.windowing.max_tokens} ({named}"
+                f"task {part.task.name}: no room beside {len(long)} target{'s' * (len(long) > 1)} for {LEAST_ARTICLE} "
+                f"tokens of their article in windows of classifier.max_tokens={body.windowing.max_tokens} ({named}"
                 f"{'; …' if len(long) > NAMED else ''}); expected shorter targets or longer windows"
             )
 
@@ -231,7 +240,10 @@ class _Trainer(Trainer):  # type: ignore[misc]
         lengths = np.maximum.reduceat(encoded.lengths, encoded.starts[:-1])
         together = arguments.world_size * config.accumulate
         if encoded.n < together:
-            raise ConfigurationError(f"{encoded.n} training examples cannot fill {together} batches a step")
+            raise ConfigurationError(
+                f"classifier.accumulate={config.accumulate}: {encoded.n} training examples cannot fill the {together} "
+                f"batches of a step; expected {max(encoded.n // arguments.world_size, 1)} at most"
+            )
         self.together = together
         self.plan = TrainingBatches(
             lengths, windows, config.batch_tokens, config.batch_size, config.epochs, config.seed, together
@@ -288,7 +300,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             scores[part.task.name] = primary_score(part, probabilities, self.workspace.metrics[part.task.name])
         metrics = {"eval_score": float(np.mean(list(scores.values())))}
         if len(scores) > 1:
-            metrics |= {f"eval_{name}": value for name, value in scores.items()}
+            metrics |= {f"eval_score_{name}": value for name, value in scores.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -340,7 +352,7 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
                 f"classifier.learning_rate than {self.config.learning_rate:g}"
                 + (", or classifier.precision=float32" if args.bf16 else "")
             )
-        if CURVE.keys() & logs.keys():
+        if _is_told(logs):
             told = _told({"epoch": state.epoch, **logs}, self.trainer.sign)
             self.trainer.workspace.record(told, state.global_step)
 
@@ -459,6 +471,8 @@ def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Ma
     best = int(np.argmax(scores))
     return {
         **provenance,
+        "device": trainer.args.device.type,
+        "precision": "bfloat16" if trainer.args.bf16 else "float32",
         "epoch": best + 1,
         "validation_scores": {str(i): trainer.sign * score for i, score in enumerate(scores, start=1)},
         "padding_share": round(trainer.padding, 4),
@@ -473,10 +487,15 @@ def _facts(trainer: _Trainer, examples: _Joined, judged: _Joined, provenance: Ma
 def _curve(trainer: _Trainer) -> list[dict[str, float]]:
     """Loss, learning rate and validation score of the steps after which they were taken."""
     entries = trainer.state.log_history
-    return [{"step": entry["step"], **_told(entry, trainer.sign)} for entry in entries if CURVE.keys() & entry.keys()]
+    return [{"step": entry["step"], **_told(entry, trainer.sign)} for entry in entries if _is_told(entry)]
+
+
+def _is_told(entry: Mapping[str, float]) -> bool:
+    return "eval_score" in entry or not CURVE.keys().isdisjoint(entry)
 
 
 def _told(entry: Mapping[str, float], sign: float) -> dict[str, float]:
     """What of a log entry is told, under our names."""
-    told = {CURVE[key]: sign * value if key == "eval_score" else value for key, value in entry.items() if key in CURVE}
-    return {"epoch": entry["epoch"], **told}
+    told = {CURVE[key]: value for key, value in entry.items() if key in CURVE}
+    scores = {key.removeprefix("eval_"): sign * value for key, value in entry.items() if key.startswith("eval_")}
+    return {"epoch": entry["epoch"], **told, **{f"validation_{name}": value for name, value in scores.items()}}

@@ -16,6 +16,7 @@ from evaluation.shortcuts import (
     Fold,
     ProbeData,
     ProbeResult,
+    behind_words,
     by_category,
     by_words,
     date_parts,
@@ -228,6 +229,15 @@ def test_verdict_warns_where_the_model_does_not_clearly_beat_a_shortcut() -> Non
     results = [result("source", 0.68, 0.95, (0.02, -0.03, 0.07))]
     assert "does not clearly beat the outlet alone" in verdict(results, SCORE)[0]
     assert unbeaten([result("source", 0.6, 0.75, (0.1, 0.04, 0.16))], SCORE) is None
+
+
+@pytest.mark.parametrize(("low", "high", "told"), [(-0.3, -0.1, True), (-0.3, 0.01, False), (0.1, 0.3, False)])
+def test_verdict_warns_where_a_plain_bag_of_words_is_clearly_better(low: float, high: float, told: bool) -> None:
+    words = result("text", 0.8, 1.2, ((low + high) / 2, low, high))
+    warning = behind_words([words], SCORE)
+    told_of = "A plain bag of words (macro-F1 .800 [.780, .820]) is clearly better than the model (.700 [.650, .750])."
+    assert warning == (told_of if told else None)
+    assert (verdict([words], SCORE, "the model")[0] == warning) == told
 
 
 def test_verdict_measures_no_shortcut_against_a_model_at_chance() -> None:

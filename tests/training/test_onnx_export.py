@@ -390,6 +390,15 @@ def test_a_long_validation_split_is_sampled_evenly(runs: list[Path], tmp_path: P
     assert (sample.ids[0], sample.ids[-1]) == (predictions.ids[0], predictions.ids[1249 % len(predictions)])
 
 
+def test_where_validation_is_small_the_texts_of_test_are_compared_too(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[1], tmp_path / "run")
+    predictions = Predictions.read(tmp_path / "run" / "validation.parquet")
+    predictions.select(np.arange(900) % len(predictions)).write(tmp_path / "run" / "predictions.parquet")
+    model = export([tmp_path / "run"], tmp_path / "out", "onnx")
+    parity = model.heads["stance"].provenance["parity"]
+    assert (parity["examples"], parity["split"]) == (500, "validation and test")
+
+
 def test_an_onnx_model_is_not_converted_again(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is an ONNX model already"):
         export([exported], tmp_path / "out", "onnx_int8")

@@ -212,7 +212,7 @@ def test_a_changed_configuration_starts_a_new_run(make: Make, tmp_path: Path) ->
 
 def test_another_configuration_does_not_take_a_named_directory_over(make: Make, tmp_path: Path) -> None:
     killed(make(run_dir=tmp_path / "mine"), ON_SAVE)
-    with pytest.raises(ConfigurationError, match="mine holds an interrupted run of another configuration"):
+    with pytest.raises(ConfigurationError, match=r"mine exists; .* \(it holds an interrupted run of another config"):
         run(make(run_dir=tmp_path / "mine", learning_rate=4e-3))
     assert (tmp_path / "mine" / "work").exists()
 
@@ -281,10 +281,26 @@ def test_a_run_that_fails_because_of_its_input_leaves_nothing_behind(
     def fail(*arguments: Any) -> None:
         raise CorpusError("no")
 
-    monkeypatch.setattr(training.transformer, "primary_score", fail)
+    monkeypatch.setattr(training.transformer, "_check_targets", fail)
     with pytest.raises(CorpusError):
         run(make())
     assert runs(tmp_path) == []
+
+
+def test_a_run_that_fails_keeps_what_it_has_learned(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.transformer
+
+    def fail(*arguments: Any) -> None:
+        raise CorpusError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.transformer, "primary_score", fail)
+        with pytest.raises(CorpusError):
+            run(make())
+    (failed,) = runs(tmp_path)
+    assert run(make()).directory == failed
 
 
 # --- the command itself ---

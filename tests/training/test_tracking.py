@@ -228,7 +228,6 @@ ENDS: dict[str, tuple[Callable[[Any], None], type[BaseException], str]] = {
     "Ctrl-C": (_stop(KeyboardInterrupt()), KeyboardInterrupt, "KILLED"),
     "SIGTERM": (_terminate, SystemExit, "KILLED"),
     "a mistake of ours": (_stop(ValueError("oh")), ValueError, "FAILED"),
-    "an input that is at fault": (_stop(CorpusError("no")), CorpusError, "FAILED"),
 }
 
 
@@ -246,6 +245,19 @@ def test_a_run_that_is_ended_early_is_not_left_running_and_goes_on_as_the_same(
     assert (found.info.status, found.data.metrics["loss"]) == (status, 0.5)
     assert run(config).mlflow_run == found.info.run_id
     assert [each.info.status for each in runs_of(config)] == ["FINISHED"]
+
+
+def test_a_run_whose_input_is_at_fault_has_failed_and_with_the_input_mended_there_is_a_new_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make()
+    with monkeypatch.context() as patch:
+        during_training(patch, _stop(CorpusError("no")))
+        with pytest.raises(CorpusError):
+            run(config)
+    assert not Path(config.run_dir).exists()
+    run(config)
+    assert sorted(each.info.status for each in runs_of(config)) == ["FAILED", "FINISHED"]
 
 
 def test_publish_ends_the_mlflow_run_of_a_directory_that_was_left_behind(

@@ -601,7 +601,7 @@ def test_of_an_encoder_from_the_hub_the_commit_is_recorded(tiny_encoder: Path, t
 
 def test_a_target_of_the_test_split_that_leaves_no_room_is_an_error_before_training(tiny_encoder: Path) -> None:
     targets = {"City Mayor": "a1", "mayor " * 60: "a7", "harbour plan " * 40: "a8"}
-    with pytest.raises(CorpusError, match=r"task stance: 2 targets leave no room .*\(a7: 'mayor .*; a8: 'harbour"):
+    with pytest.raises(CorpusError, match=r"task stance: no room beside 2 targets .*\(a7: 'mayor .* …'; a8: 'harbour"):
         fit(tiny_encoder, replace(part("stance"), targets=targets))
 
 
