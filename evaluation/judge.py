@@ -56,7 +56,7 @@ class Context:
 
     heads        those that made the predictions, each with the number of its rows, in the order of the rows
     shortcuts    of `shortcut_facts`; None where the probes were not run
-    cut          of `slantwise.windows.cut_facts`; empty where the classifier reads whole articles
+    cut          as in `evaluation.report.ReportData`; empty where the classifier reads whole articles
     unknown      by column, why the examples cannot be cut by it
     history      for each fold the metrics of the steps after which they were taken, each with its `step`
     """
@@ -70,7 +70,7 @@ class Context:
     warnings: Sequence[str] = ()
     heads: Sequence[tuple[Head, int]] = ()
     shortcuts: Mapping[str, Any] | None = None
-    cut: Mapping[str, float] = field(default_factory=dict)
+    cut: Mapping[str, Any] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Sequence[Mapping[str, float]]] = ()
 

@@ -80,7 +80,9 @@ class ReportData:
     shortcuts      of `evaluation.judge.shortcut_facts`; None where the probes were not run
     evidence       the words that spoke for the wrong answer of a mistake
     cut            `cut_articles` and `cut_tokens` (shares of the training examples and of their tokens that the
-                   classifier does not read), `windows_per_example`; empty where it reads all
+                   classifier does not read), `windows_per_example`, and `readings`: for each way of reading
+                   long articles, the classifier's own first, {long, n, tokens, cut_tokens, metric, estimate,
+                   difference}; empty where it reads all
     history        for each fold the metrics of the steps after which they were taken, each with its `step`
     """
 
@@ -99,7 +101,7 @@ class ReportData:
     slices: Slices | None = None
     shortcuts: Mapping[str, Any] | None = None
     evidence: Evidence = field(default_factory=dict)
-    cut: Mapping[str, float] = field(default_factory=dict)
+    cut: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Sequence[Mapping[str, float]]] = ()
 
 

@@ -19,10 +19,11 @@ from evaluation.targets import shuffle_targets
 from slantwise.cleaning import Cleaner
 from slantwise.decision import Decision
 from slantwise.model import Head
-from training import tracking
+from training import processes, tracking
 from training.config import TrainConfig
 from training.decisions import fit_decision, held_out_probabilities
 from training.fitting import Fitted, Part, Workspace
+from training.readings import MOST, Reading, read_each_way
 from training.task_data import TaskData
 
 
@@ -37,6 +38,7 @@ class Trained:
     shuffled: Predictions | None  # test with the targets of other examples
     shares: Mapping[str, float]
     fitted: Fitted
+    readings: Sequence[Reading] = ()  # test with long articles read in each way
 
 
 def fit_folds(
@@ -82,6 +84,8 @@ def _trained(
     predictions, raw = predict(head, test, "test")
     has_target = config.shortcuts and data.task.has_target
     shuffled = predict(head, shuffle_targets(test, config.split.seed), "test")[0] if has_target else None
+    probed = config.shortcuts and processes.is_first()
+    readings = read_each_way(head, test, predictions, MOST // len(data.splits)) if probed else []
     # a refit classifier has seen validation: its honest validation probabilities are those from before the refit
     calibrated = decision.calibrate(fitted.validation_probabilities, data.task)
     validation = part.validation
@@ -90,7 +94,7 @@ def _trained(
         decision.decide(calibrated, data.task), validation.groups, [e.target for e in validation.examples],
         validation.sources,
     )  # fmt: skip
-    return Trained(head, honest, predictions, raw, shuffled, label_shares(part.train), fitted)
+    return Trained(head, honest, predictions, raw, shuffled, label_shares(part.train), fitted, readings)
 
 
 def _decision(config: TrainConfig, fit_all: Any, part: Part, fitted: Fitted, metric: str) -> Decision:

@@ -20,6 +20,7 @@ from slantwise.command import Progress
 from training.config import TrainConfig
 from training.fitting import Fitted
 from training.folds import Trained
+from training.readings import reading_facts, reading_in_words
 from training.task_data import TaskData, split_counts, write_split
 
 SHOWN_BY_FOLD = 3  # headline metrics
@@ -41,6 +42,9 @@ def judge_task(
     for warning in shortcuts.warnings:
         progress.warn(warning)
     folds = [compute(part.test, data.headline) for part in parts] if len(parts) > 1 else []
+    readings = reading_facts([part.readings for part in parts], _pool, data.headline[0], config.evaluation)
+    for each in readings[1:]:
+        progress.say(f"  {reading_in_words(each, readings[0])}")
     with progress.step(f"judge {data.task.name} on test"):
         context = Context(
             title=config.name,
@@ -52,7 +56,7 @@ def judge_task(
             warnings=[*dict.fromkeys(warnings), *shortcuts.warnings],
             heads=[(part.head, len(part.test)) for part in parts],
             shortcuts=None if shortcuts.score is None else shortcut_facts(shortcuts.results, shortcuts.score, shuffled),
-            cut=cut_shares(parts[0].fitted),
+            cut={**cut_shares(parts[0].fitted), **({"readings": readings} if readings else {})},
             history=[part.fitted.history for part in parts],
         )
         facts = decision_facts(parts[0].head.decision, data.task, _pool([part.raw_test for part in parts]), test)

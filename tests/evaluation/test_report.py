@@ -163,9 +163,21 @@ def full(predictions: Predictions, text: str = "a probe", **changes: Any) -> Rep
     }  # fmt: skip
     steps = [{"step": 10 * i, "epoch": i, "train_loss": 1 / i, "validation_score": 1 - 1 / i} for i in (1, 2, 3)]
     words = {(m["row"], m["label"]): [(text, 0.75), ("plain", 0.5)] for m in mistakes(predictions)}
+    own = {"long": "windows", "n": 60, "tokens": 412.0, "cut_tokens": 0.004, "metric": name, "difference": None}
+    head = {
+        **own,
+        "long": "head",
+        "tokens": 256.0,
+        "cut_tokens": 0.39,
+        "difference": Estimate(-0.02, -0.06, 0.01, None),
+    }
+    readings = [
+        {**own, "estimate": Estimate(0.7, 0.65, 0.75, None)},
+        {**head, "estimate": Estimate(0.68, 0.63, 0.73, None)},
+    ]
     return report_data(
         predictions, slices=find_slices(cut, name, resamples=20), shortcuts=shortcuts, evidence=words, history=[steps],
-        cut={"cut_articles": 0.125, "cut_tokens": 0.004, "windows_per_example": 1.5}, **changes,
+        cut={"cut_articles": 0.125, "cut_tokens": 0.004, "windows_per_example": 1.5, "readings": readings}, **changes,
     )  # fmt: skip
 
 
@@ -561,6 +573,8 @@ def test_the_shortcuts_section_sets_each_probe_beside_the_model(tmp_path: Path) 
 def test_what_is_cut_of_long_articles_is_shown(tmp_path: Path) -> None:
     text = "".join(page_of(full(multiclass(60, "abc")), tmp_path).text.split())
     assert "trainingexamplesthatlosetext12%ofalltheirtokens0.4%windowsanexample1.50" in text
+    assert "windows(astrained)4120.4%.700[.650,.750]–" in text
+    assert "head25639%.680[.630,.730]−.020[−.060,+.010]" in text
 
 
 def test_mentions_of_the_target_are_marked_in_a_mistake(tmp_path: Path) -> None:
