@@ -282,6 +282,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         c = self.settings
         focal = FOCAL_GAMMA if c.loss == "focal" else 0.0
         total = sum(found.sum() for found in logits.values()) * 0.0  # a head without examples has gradients, too
+        if self.args.world_size > 1:  # and Longformer's global attention, which nothing uses: processes wait for each
+            total = total + 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
         for name, (rows, labels) in wanted.items():
             kind = self.examples.kinds[name]
             found = losses(logits[name][rows].float(), labels, kind, self.weights[name], focal, c.label_smoothing)
