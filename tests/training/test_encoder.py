@@ -326,7 +326,7 @@ def test_an_encoder_whose_weights_are_no_numbers_is_named(
         ({"C": [0.0, 1.0]}, r"C=\[0.0, 1.0\]"),
         ({"cache_gigabytes": 0.0}, "cache_gigabytes=0.0"),
         ({"threads": 0}, "threads=0"),
-        ({"max_tokens": 64, "long": "none"}, "long=.none.; .*; overlap=32"),
+        ({"max_tokens": 48, "long": "none"}, "long=.none.; .*; overlap=32"),
     ],
     ids=str,
 )
