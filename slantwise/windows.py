@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Range = tuple[int, int]
-LONG = ("windows", "head", "head_tail")  # the first has an overlap
+ONE_WINDOW = ("head", "head_tail")
+LONG = ("windows", *ONE_WINDOW)
 HEAD_SHARE = 0.25  # of head_tail: 128 of 510 tokens in Sun et al. (2019)
 LEAST_ARTICLE = 16  # tokens of the article that must fit beside the target
 CHUNK = 1000
@@ -47,7 +48,7 @@ class Windowing:
             problems.append(f"max_tokens={self.max_tokens}; expected {2 * LEAST_ARTICLE} or more")
         if self.long not in LONG:
             problems.append(f"long={self.long!r}; expected one of {', '.join(LONG)}")
-        if self.long not in LONG[1:] and not 0 <= self.overlap <= self.max_tokens // 2:
+        if self.long not in ONE_WINDOW and not 0 <= self.overlap <= self.max_tokens // 2:
             problems.append(f"overlap={self.overlap}; expected 0 to half of max_tokens={self.max_tokens}")
         if self.max_windows < 1:
             problems.append(f"max_windows={self.max_windows}; expected 1 or more")
