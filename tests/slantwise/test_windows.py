@@ -284,6 +284,13 @@ def test_cut_facts_say_what_share_is_cut() -> None:
 
 def test_all_mistakes_of_a_windowing_are_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as raised:
-        Windowing(max_tokens=20, long="tail", overlap=10, max_windows=0)
-    for part in ("max_tokens=20", "long='tail'", "overlap=10", "max_windows=0"):
+        Windowing(max_tokens=20, long="tail", overlap=11, max_windows=0)
+    for part in ("max_tokens=20", "long='tail'", "overlap=11", "max_windows=0"):
         assert part in str(raised.value)
+
+
+def test_only_windows_have_an_overlap_that_must_fit() -> None:
+    Windowing(64, "windows", overlap=32)
+    Windowing(48, "head", overlap=32)
+    with pytest.raises(ConfigurationError, match="overlap=32; expected 0 to half of max_tokens=48"):
+        Windowing(48, "windows", overlap=32)
