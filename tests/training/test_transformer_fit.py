@@ -24,6 +24,7 @@ from transformers import RobertaConfig, RobertaModel, T5Config, T5Model, set_see
 import training.transformer
 from data.examples import LabelledExamples
 from slantwise.article import Example
+from slantwise.body import Body
 from slantwise.command import CHECKOUT
 from slantwise.errors import ConfigurationError, CorpusError
 from slantwise.network import WEIGHTS, WindowEncoder
@@ -439,6 +440,24 @@ def test_half_precision_trains_and_predicts(tiny_encoder: Path, pooling: str) ->
     found = fitted.classifier.predict_proba(test.examples)
     assert found.dtype == np.float32
     assert (found.argmax(axis=1) == test.gold).mean() > 0.8
+
+
+def test_single_precision_stays_single_whatever_the_launcher_has_set(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = part("topic", 24, 9)
+    alone = fit(tiny_encoder, own)["topic"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    launched = fit(tiny_encoder, own)["topic"]
+    assert same(alone, launched)
+    assert launched.chosen["precision"] == "float32"
+
+
+def test_a_model_of_single_precision_is_saved_as_one(tiny_encoder: Path, tmp_path: Path) -> None:
+    for precision, full in (("float32", True), ("auto", False)):
+        fitted = fit(tiny_encoder, part("topic", 24, 9), epochs=1, precision=precision)["topic"]
+        fitted.classifier.body.save(tmp_path / precision)  # type: ignore[attr-defined]
+        assert Body.load(tmp_path / precision, "cpu").runtime.full == full  # type: ignore[attr-defined]
 
 
 def test_dropout_changes_training(tiny_encoder: Path) -> None:
