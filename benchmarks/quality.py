@@ -37,8 +37,9 @@ def _command(*arguments: str) -> None:
 
 def _train(name: str, directory: Path) -> dict[str, Any]:
     _command("train", f"experiment={name}", f"run_dir={directory}", "tracking=none")
-    record: dict[str, Any] = json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    return record
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    (task,) = record["tasks"].values()
+    return {"metrics": task["metrics"], "folds": task["folds"], "seconds": record["seconds"]}
 
 
 def _evaluate(run: Path, corpus: str, output: Path) -> dict[str, Any]:
