@@ -63,6 +63,10 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def spread(self, most: int) -> npt.NDArray[np.int64]:
+        """Row numbers, `most` of them at most, evenly spread from the first to the last."""
+        return np.linspace(0, len(self) - 1, min(len(self), most)).round().astype(np.int64)
+
     def select(self, rows: npt.NDArray[np.int64]) -> Predictions:
         """The given rows, in the given order."""
 

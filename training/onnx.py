@@ -341,24 +341,22 @@ def validation_sample(path: Path, task: Task) -> Predictions:
             f"{file}: {len(predictions)} examples of task {predictions.task.name} with "
             f"{len(predictions.task.labels)} labels; expected those of the model's task {task.name}"
         )
-    return _spread(predictions, MOST)
+    return predictions.select(predictions.spread(MOST))
 
 
 def further_examples(path: Path, task: Task, most: int) -> list[Example]:
     """Test examples of the same run without their labels, where validation is small: more texts to compare on."""
     file = _file(path, task, PREDICTIONS)
-    return [] if file is None or most <= 0 else _examples(_spread(Predictions.read(file), most))
+    if file is None or most <= 0:
+        return []
+    test = Predictions.read(file)
+    return _examples(test.select(test.spread(most)))
 
 
 def _file(path: Path, task: Task, name: str) -> Path | None:
     """Of a run's folder, or, in a run of several tasks, of the task's."""
     run = find_directory(path).parent
     return next((folder / name for folder in (run / task.name, run) if (folder / name).is_file()), None)
-
-
-def _spread(predictions: Predictions, most: int) -> Predictions:
-    rows = np.linspace(0, len(predictions) - 1, min(len(predictions), most)).round().astype(np.int64)
-    return predictions.select(rows)
 
 
 # --- Heads ------------------------------------------------------------------------------------------------------------

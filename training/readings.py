@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from data.examples import LabelledExamples
 from evaluation.compare_page import signed
 from evaluation.judge import EvaluationConfig, predict
@@ -47,7 +45,7 @@ def read_each_way(head: Head, test: LabelledExamples, own: Predictions, most: in
     classifier = head.classifier
     assert isinstance(classifier, TransformerClassifier)
     way = classifier.body.windowing
-    rows = np.linspace(0, len(test) - 1, min(most, len(test))).round().astype(np.int64)
+    rows = own.spread(most)
     sample, predictions = test.select(rows.tolist()), own.select(rows)
     found = []
     for long in sorted(LONG, key=lambda long: long != way.long):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,29 @@ def fake_job(config: Any) -> None:
     (folder / "run.json").write_text(json.dumps({"tags": group_tags(), "tasks": {config.task.name: task}}))
 
 
-def test_a_grid_ends_with_a_table_of_what_differs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    GlobalHydra.instance().clear()
-    register()
-    arguments = ["--multirun", "task=topic,stance", "split.seed=1,2,3", "tracking=none", "evaluation.slices=[author]"]
-    monkeypatch.setattr(sys, "argv", ["slantwise train", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        run("train", fake_job)
-    assert caught.value.code == 2
-    err = capfd.readouterr().err
+Grid = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Grid:
+    """Runs a job over a grid that fails; gives the exit status and what was said."""
+
+    def runs(job: Callable[[Any], None], *arguments: str) -> tuple[Any, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setattr(sys, "argv", ["slantwise train", "--multirun", "tracking=none", *arguments])
+        GlobalHydra.instance().clear()
+        register()
+        with pytest.raises(SystemExit) as caught:
+            run("train", job)
+        return caught.value.code, capfd.readouterr().err
+
+    return runs
+
+
+def test_a_grid_ends_with_a_table_of_what_differs(grid: Grid, tmp_path: Path) -> None:
+    status, err = grid(fake_job, "task=topic,stance", "split.seed=1,2,3", "evaluation.slices=[author]")
+    assert status == 2
     table = [re.split(r" {2,}", line.strip()) for line in err[err.index("6 jobs") :].splitlines()]
     assert table[2] == ["task", "split.seed", "metric", "value", "95 % interval", "run directory"]
     rows = table[4:10]
@@ -79,18 +90,9 @@ def dying_job(config: Any) -> None:
     fake_job(config)
 
 
-def test_a_job_that_dies_leaves_its_traceback_and_the_other_jobs_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    GlobalHydra.instance().clear()
-    register()
-    monkeypatch.setattr(sys, "argv", ["slantwise train", "-m", "split.seed=1,2,3", "task=topic", "tracking=none"])
-    with pytest.raises(SystemExit) as caught:
-        run("train", dying_job)
-    assert caught.value.code == 1
-    err = capfd.readouterr().err
+def test_a_job_that_dies_leaves_its_traceback_and_the_other_jobs_run(grid: Grid) -> None:
+    status, err = grid(dying_job, "task=topic", "split.seed=1,2,3")
+    assert status == 1
     assert 'raise RuntimeError("out of memory")\nRuntimeError: out of memory\n' in err
     rows = [re.split(r" {2,}", line.strip()) for line in err[err.index("3 jobs") :].splitlines()][4:7]
     assert [row[1] for row in rows] == ["macro_f1", "failed", "failed"]
