@@ -171,7 +171,7 @@ def _divide(
         members[int(groups[row])].append(row)
     keys = sorted(members, key=lambda g: (-len(members[g]), _noise(seed, min(items.ids[i] for i in members[g]))))
     sizes = np.array([len(members[g]) for g in keys], dtype=float)
-    counts = np.array([items.labels[members[g]].sum(axis=0) for g in keys]).reshape(len(keys), -1)
+    counts = np.array([items.labels[members[g]].sum(axis=0) for g in keys]).reshape(len(keys), items.labels.shape[1])
     counts = np.column_stack([counts, sizes])  # the last column: how many articles, for those without labels
     wanted = np.outer(shares, counts.sum(axis=0))
     part_of = np.full(len(keys), -1)
